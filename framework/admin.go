@@ -1,0 +1,89 @@
+package framework
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+)
+
+// admin serves the probes, the metrics and the debug pages.
+type admin struct {
+	addr   string // where it can be reached from this machine
+	server *http.Server
+	done   chan struct{}
+}
+
+func listenAdmin(addr string, h *health, metrics http.Handler, describe func() ([]byte, error), log *slog.Logger) (*admin, error) {
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		respond(w, http.StatusOK, map[string]string{"status": "alive"})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		r := h.report()
+		code := http.StatusServiceUnavailable
+		if r.Status == statusReady || r.Status == statusDegraded {
+			code = http.StatusOK
+		}
+		respond(w, code, r)
+	})
+	mux.HandleFunc("GET /startupz", func(w http.ResponseWriter, _ *http.Request) {
+		r := h.report()
+		code := http.StatusServiceUnavailable
+		if r.Status == statusReady || h.ready.Load() {
+			code = http.StatusOK
+		}
+		respond(w, code, r)
+	})
+	mux.Handle("GET /metrics", metrics)
+	mux.HandleFunc("GET /debug/describe", func(w http.ResponseWriter, _ *http.Request) {
+		description, err := describe()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(description) // the client may have gone
+	})
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+
+	a := &admin{
+		addr: dialable(listener.Addr().String()),
+		done: make(chan struct{}),
+		server: &http.Server{
+			Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+			ErrorLog: slog.NewLogLogger(log.With("part", "admin").Handler(), slog.LevelWarn),
+		},
+	}
+	go func() {
+		defer close(a.done)
+		if err := a.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("admin server failed", "error", err)
+		}
+	}()
+	return a, nil
+}
+
+// close ends the server and whatever it is answering.
+func (a *admin) close() {
+	_ = a.server.Close() // the listener's error helps nobody now
+	<-a.done
+}
+
+func respond(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(body) // the client may have gone
+}

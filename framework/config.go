@@ -1,0 +1,84 @@
+package framework
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"time"
+)
+
+// process is the configuration that every service takes.
+type process struct {
+	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO" doc:"least level that is logged: DEBUG, INFO, WARN or ERROR"`
+	LogFormat logFormat  `env:"LOG_FORMAT" envDefault:"auto" doc:"json, text, or auto: text in a terminal and json elsewhere"`
+
+	AdminAddr    string        `env:"ADMIN_ADDR" envDefault:":9090" doc:"address of the probes, metrics and debug pages"`
+	DrainDelay   time.Duration `env:"DRAIN_DELAY" envDefault:"5s" doc:"time to go on serving after a signal, so that load balancers notice that the service is no longer ready"`
+	DrainTimeout time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" doc:"time for requests and event handlers to finish after that"`
+	PodName      string        `env:"POD_NAME" doc:"what tells this instance from its siblings; host name and process id if not set"`
+	ReadyFile    string        `env:"READY_FILE" doc:"file to write, as JSON, with the addresses in use once the service is ready"`
+
+	OTLP        endpoint `env:"OTEL_EXPORTER_OTLP_ENDPOINT" doc:"OpenTelemetry collector to send traces and metrics to; not sent if not set" example:"http://collector:4318"`
+	OTLPTraces  endpoint `env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" doc:"full address to send traces to, if another"`
+	OTLPMetrics endpoint `env:"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" doc:"full address to send metrics to, if another"`
+	Protocol    protocol `env:"OTEL_EXPORTER_OTLP_PROTOCOL" envDefault:"http/protobuf" doc:"how to send them: http/protobuf or http/json"`
+}
+
+func (p *process) instance() string {
+	if p.PodName != "" {
+		return p.PodName
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s-%d", host, os.Getpid())
+}
+
+func (p *process) tracesURL() string { return cmp.Or(string(p.OTLPTraces), p.OTLP.join("v1/traces")) }
+func (p *process) metricsURL() string {
+	return cmp.Or(string(p.OTLPMetrics), p.OTLP.join("v1/metrics"))
+}
+
+type logFormat string
+
+func (f *logFormat) UnmarshalText(text []byte) error {
+	switch *f = logFormat(text); *f {
+	case "auto", "json", "text":
+		return nil
+	}
+	return errors.New("want auto, json or text")
+}
+
+// endpoint is the URL of a collector, or empty.
+type endpoint string
+
+func (e *endpoint) UnmarshalText(text []byte) error {
+	u, err := url.Parse(string(text))
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return errors.New("want a URL such as http://collector:4318")
+	}
+	*e = endpoint(text)
+	return nil
+}
+
+func (e endpoint) join(path string) string {
+	u, err := url.Parse(string(e))
+	if e == "" || err != nil {
+		return ""
+	}
+	return u.JoinPath(path).String()
+}
+
+type protocol string
+
+func (p *protocol) UnmarshalText(text []byte) error {
+	switch *p = protocol(text); *p {
+	case "http/protobuf", "http/json":
+		return nil
+	}
+	return errors.New("want http/protobuf or http/json; gRPC is not built in")
+}

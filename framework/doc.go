@@ -1,0 +1,2 @@
+// Package framework runs a service: configuration, telemetry, probes, ordered start, drain.
+package framework

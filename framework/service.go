@@ -1,0 +1,112 @@
+package framework
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Service is one service in the making: what a build function is handed, takes its logger and telemetry
+// from, and adds its parts to.
+type Service struct {
+	// Name is what Main was given, such as "orders".
+	Name string
+	// Version is the module version or the commit the binary was built from, or "devel".
+	Version string
+	// Instance tells this process from its siblings: POD_NAME, or the host's name and the process id.
+	Instance string
+
+	// Log writes JSON, or text in a terminal (LOG_FORMAT), with the trace of the context it is called with.
+	Log *slog.Logger
+	// LogLevel is the level of Log, first that of LOG_LEVEL; Set it to change it while running.
+	LogLevel *slog.LevelVar
+
+	// Tracer and Meter are the service's own; nothing global is set. Spans leave the process only if an
+	// OTLP endpoint is configured, but their ids are valid in any case; what is measured is on /metrics.
+	Tracer trace.TracerProvider
+	Meter  metric.MeterProvider
+
+	parts []*part
+	built bool
+}
+
+// Part is something of a service that runs: a server, a pool, a set of workers.
+//
+// Run blocks. When ctx is done it finishes what it has begun, lets go of what it holds, and returns nil; to
+// return earlier, with an error or without, is to fail, and stops the service. Time to finish is limited by
+// DRAIN_TIMEOUT, which all parts share.
+//
+// A Part may have any of these methods too. All but Run must be safe to call at any time and from any
+// goroutine:
+//
+//	Start(ctx context.Context) error
+//
+// Start makes the part usable by the parts added after it. Parts are started in the order in which they
+// were added, each when the one before has been, and no Run is called before the last is. An error is
+// logged and Start is called again, with growing pauses, until it succeeds or the service is told to stop; unless
+// the error, or one that it wraps, has a method Permanent() bool that returns true, or is the failure to
+// listen on an address: such an error stops the service. Run is always called after a Start that succeeded,
+// with a ctx that is already done if the service stops before it was up, so Run is the place to release
+// what Start opened.
+//
+//	Ready() map[string]error
+//
+// Ready says for each of the part's dependencies, by name, whether it is there (nil). It answers from what
+// the part knows already and does not wait. It is first called after Start. An error that has, or wraps one
+// that has, a method Degraded() bool that returns true is one that the service can work with: once it has
+// been ready, such an error is shown but leaves it ready.
+//
+//	Addr() string
+//
+// Addr is the address on which the part listens once it has started.
+//
+//	Migrate(ctx context.Context) error
+//
+// Migrate prepares what the part keeps, such as the tables of a database, when the service is called with
+// the argument migrate. No Start or Run comes before or after it.
+//
+//	Describe() map[string]any
+//
+// Describe adds to what `<service> describe` prints, by top-level key. Under one key the lists of several parts
+// are joined, and so are their objects. It does no I/O.
+type Part interface {
+	Run(ctx context.Context) error
+}
+
+// Add adds a part: it is started after those added before it and stopped before them. The name is what logs,
+// probes and errors call it. Add panics if the name is empty or taken, if p is nil, and after the build function has returned.
+func (s *Service) Add(name string, p Part) {
+	switch {
+	case s.built:
+		panic(fmt.Sprintf("framework: part %q added to service %q after it was built", name, s.Name))
+	case p == nil:
+		panic(fmt.Sprintf("framework: part %q of service %q is nil", name, s.Name))
+	case name == "" || name == "admin":
+		panic(fmt.Sprintf("framework: service %q has a part (%T) named %q: give it another name", s.Name, p, name))
+	}
+	for _, other := range s.parts {
+		if other.name == name {
+			panic(fmt.Sprintf("framework: service %q has two parts named %q (%T and %T)", s.Name, name, other.Part, p))
+		}
+	}
+	s.parts = append(s.parts, &part{name: name, Part: p})
+}
+
+// The methods a Part may have, as documented there.
+type (
+	starter interface {
+		Start(ctx context.Context) error
+	}
+	readier   interface{ Ready() map[string]error }
+	addressed interface{ Addr() string }
+	migrator  interface {
+		Migrate(ctx context.Context) error
+	}
+	describer interface{ Describe() map[string]any }
+
+	permanent interface{ Permanent() bool }
+	degraded  interface{ Degraded() bool }
+)
