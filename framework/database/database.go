@@ -29,7 +29,7 @@ import (
 type Config struct {
 	// URL is postgres://user:password@host/name, sqlite:path/to/file, or
 	// sqlite::memory: for one that lives as long as its DB.
-	URL string `env:"DATABASE_URL,required" doc:"postgres://user:password@host/name or sqlite:path/to/file" secret:"true"`
+	URL string `env:"DATABASE_URL,required" doc:"postgres://user:password@host/name or sqlite:path/to/file" example:"sqlite:data/service.db" secret:"true"`
 
 	// MaxConns bounds the connections to PostgreSQL. Zero means 10.
 	MaxConns int `env:"DATABASE_MAX_CONNS" envDefault:"10" doc:"the most connections to PostgreSQL"`
