@@ -1,0 +1,200 @@
+package web
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// encode writes v as every answer is written: nil slices as [], times in UTC with milliseconds.
+func encode(v any) ([]byte, error) { return json.Marshal(v, encoding) }
+
+var encoding = json.JoinOptions(
+	json.Deterministic(true),
+	jsontext.AllowInvalidUTF8(true),
+	json.WithMarshalers(json.MarshalToFunc(func(e *jsontext.Encoder, t time.Time) error {
+		return e.WriteToken(jsontext.String(t.UTC().Format("2006-01-02T15:04:05.000Z")))
+	})),
+)
+
+// readBody returns r's body, which must be JSON of at most limit bytes.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *Problem) {
+	if !isJSON(r.Header) {
+		return nil, newProblem(http.StatusUnsupportedMediaType, "Content-Type must be application/json")
+	}
+	tooLarge := newProblem(http.StatusRequestEntityTooLarge, "The body is too large")
+	if r.ContentLength > limit {
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var over *http.MaxBytesError
+	var network net.Error
+	switch {
+	case err == nil:
+		return body, nil
+	case errors.As(err, &over):
+		return nil, tooLarge
+	case errors.As(err, &network) && network.Timeout():
+		return nil, newProblem(http.StatusRequestTimeout, "The body did not arrive in time")
+	default:
+		return nil, newProblem(http.StatusBadRequest, "The body could not be read")
+	}
+}
+
+func isJSON(h http.Header) bool {
+	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil || media != "application/json" {
+		return false
+	}
+	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
+		return false
+	}
+	encoding := h.Get("Content-Encoding")
+	return encoding == "" || strings.EqualFold(encoding, "identity")
+}
+
+// checkBody decodes data into a new value of the struct type t and returns everything that is wrong with it, or nil.
+func checkBody(data []byte, t reflect.Type) *Problem {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return Invalid(Field{Message: "A JSON object is required"})
+	}
+	dec := jsontext.NewDecoder(bytes.NewReader(data))
+	object, err := dec.ReadValue()
+	if err == nil {
+		object = object.Clone()
+		if _, err = dec.ReadToken(); err == io.EOF {
+			err = nil
+		} else if err == nil {
+			err = errors.New("more than one value")
+		}
+	}
+	if err != nil {
+		return newProblem(http.StatusBadRequest, "The body is not well-formed JSON")
+	}
+	if object.Kind() != '{' {
+		return Invalid(Field{Message: "A JSON object is required"})
+	}
+	var members map[string]jsontext.Value
+	if err := json.Unmarshal(object, &members); err != nil {
+		return newProblem(http.StatusBadRequest, "The body is not well-formed JSON")
+	}
+
+	// What cannot be decoded is reported and left out, so that the rest is validated, too.
+	wrong := map[string]string{}
+	for name, value := range members {
+		if hasNUL(value) {
+			wrong[name] = "must not contain the character U+0000"
+		}
+	}
+	v, err := decode(members, t)
+	for err != nil {
+		var semantic *json.SemanticError
+		if !errors.As(err, &semantic) {
+			return newProblem(http.StatusBadRequest, "The body is not well-formed JSON")
+		}
+		name := ""
+		for token := range semantic.JSONPointer.Tokens() {
+			name = token
+			break
+		}
+		if _, ok := members[name]; !ok {
+			return Invalid(Field{Message: "The body cannot be read"})
+		}
+		wrong[name] = "must be " + describe(semantic.GoType)
+		delete(members, name)
+		v, err = decode(members, t)
+	}
+
+	var fields []Field
+	if b, ok := v.(interface{ Validate() []Field }); ok {
+		fields = b.Validate()
+	}
+	for _, name := range memberNames(t) {
+		reported := slices.ContainsFunc(fields, func(f Field) bool { return f.Name == name })
+		if what, ok := wrong[name]; ok && !reported {
+			fields = append(fields, Field{Name: name, Message: name + " " + what})
+		}
+	}
+	if len(fields) > 0 {
+		return Invalid(fields...)
+	}
+	return nil
+}
+
+func decode(members map[string]jsontext.Value, t reflect.Type) (any, error) {
+	data, err := json.Marshal(members)
+	if err != nil {
+		return nil, err
+	}
+	v := reflect.New(t).Interface()
+	return v, json.Unmarshal(data, v)
+}
+
+// hasNUL reports whether a string in v holds U+0000, which PostgreSQL cannot store.
+func hasNUL(v jsontext.Value) bool {
+	if !bytes.Contains(v, []byte(`\u0000`)) {
+		return false
+	}
+	dec := jsontext.NewDecoder(bytes.NewReader(v))
+	for {
+		token, err := dec.ReadToken()
+		if err != nil {
+			return false
+		}
+		if token.Kind() == '"' && strings.ContainsRune(token.String(), 0) {
+			return true
+		}
+	}
+}
+
+func describe(t reflect.Type) string {
+	if t == nil {
+		return "of another type"
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number within range"
+	case reflect.Float32, reflect.Float64:
+		return "a number within range"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Map:
+		return "an object"
+	default:
+		return "valid"
+	}
+}
+
+// memberNames lists the JSON members of the struct type t in the order of its fields.
+func memberNames(t reflect.Type) []string {
+	var names []string
+	for _, f := range reflect.VisibleFields(t) {
+		if !f.IsExported() || f.Anonymous {
+			continue
+		}
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch name {
+		case "-":
+		case "":
+			names = append(names, f.Name)
+		default:
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,45 @@
+package web
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config says where and within which bounds a Server serves. Its zero value serves on :8080 with the defaults below and
+// trusts no proxy.
+type Config struct {
+	Addr              string         `env:"HTTP_ADDR" envDefault:":8080" doc:"address the HTTP API listens on"`
+	BodyLimit         int64          `env:"HTTP_BODY_LIMIT" envDefault:"1048576" doc:"largest request body in bytes"`
+	ReadHeaderTimeout time.Duration  `env:"HTTP_READ_HEADER_TIMEOUT" envDefault:"5s" doc:"longest time a client may take to send its headers"`
+	ReadTimeout       time.Duration  `env:"HTTP_READ_TIMEOUT" envDefault:"15s" doc:"longest time a client may take to send a whole request"`
+	RequestTimeout    time.Duration  `env:"HTTP_REQUEST_TIMEOUT" envDefault:"15s" doc:"longest time a request is worked on before it is answered with 503"`
+	WriteTimeout      time.Duration  `env:"HTTP_WRITE_TIMEOUT" envDefault:"30s" doc:"longest time from the end of the headers to the end of the answer"`
+	IdleTimeout       time.Duration  `env:"HTTP_IDLE_TIMEOUT" envDefault:"2m" doc:"how long an idle connection is kept"`
+	DrainTimeout      time.Duration  `env:"HTTP_DRAIN_TIMEOUT" envDefault:"20s" doc:"how long requests in flight may take to finish at shutdown"`
+	TrustedProxies    []netip.Prefix `env:"HTTP_TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" doc:"networks whose X-Forwarded-For and X-Forwarded-Proto are believed"`
+}
+
+func (c Config) withDefaults() Config {
+	if c.Addr == "" {
+		c.Addr = ":8080"
+	}
+	if c.BodyLimit <= 0 {
+		c.BodyLimit = 1 << 20
+	}
+	for _, d := range []struct {
+		value *time.Duration
+		unset time.Duration
+	}{
+		{&c.ReadHeaderTimeout, 5 * time.Second},
+		{&c.ReadTimeout, 15 * time.Second},
+		{&c.RequestTimeout, 15 * time.Second},
+		{&c.WriteTimeout, 30 * time.Second},
+		{&c.IdleTimeout, 2 * time.Minute},
+		{&c.DrainTimeout, 20 * time.Second},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.unset
+		}
+	}
+	return c
+}

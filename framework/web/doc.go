@@ -1,0 +1,31 @@
+// Package web is a service's HTTP side: typed operations (Huma) on a router (Echo), with the rules that every API of the
+// system shares applied in one place, so that a handler contains nothing but its own decision.
+//
+//	srv := web.NewServer("tickets", cfg.HTTP, s.Log, s.Tracer, s.Meter)
+//	srv.Authenticate(session.NewVerifier(cfg.Session, s.Log))
+//	huma.Register(srv.API(), huma.Operation{
+//		OperationID: "create-ticket", Summary: "Offer a ticket",
+//		Method: http.MethodPost, Path: "/api/tickets", DefaultStatus: http.StatusCreated,
+//		Security: session.Required,
+//	}, func(ctx context.Context, in *struct{ Body newTicket }) (*ticketOutput, error) { … })
+//	s.Add("http", srv)
+//
+// # What a request goes through
+//
+// Tracing and metrics, panic recovery and the request log; then who is calling; then the route (404, 405 with Allow);
+// then, for an operation with Security, whether the caller has a session (401); then the body: its type (415), size
+// (413), syntax (400), form and content (422, every failure at once, in the order of the fields); then the handler.
+//
+// # Errors
+//
+// Every error is an RFC 9457 problem with at least one entry in errors. A handler returns one made by [NotFound],
+// [Conflict], [Invalid] and their like. Any other error is looked up in one table (see [Server.MapErrors]): a database
+// that is away is 503 with Retry-After; what nobody foresaw is 500 with a trace id, complete in the log and silent
+// towards the caller.
+//
+// # Bodies
+//
+// A Body is a struct. Unknown members are ignored, member names are case-sensitive, times are written in UTC with
+// milliseconds. A Body with a method Validate() []Field is asked before the handler runs; a member of the wrong type counts
+// as absent there, so that the message is the one that the type's author wrote for it.
+package web

@@ -1,0 +1,60 @@
+package web
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/url"
+	"strconv"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-json-experiment/json"
+)
+
+// Page is what a collection takes from the caller: embed it in the operation's input. A limit that is not a number from 1
+// to 200 is refused before the handler runs.
+type Page struct {
+	Limit  int    `query:"limit" default:"50" minimum:"1" maximum:"200" doc:"How many items to return"`
+	Cursor string `query:"cursor" doc:"Where to go on, from the Link header of the page before"`
+
+	url url.URL
+}
+
+// Resolve remembers the request's address for the link to the next page. Huma calls it.
+func (p *Page) Resolve(ctx huma.Context) []error {
+	p.url = ctx.URL()
+	return nil
+}
+
+// After decodes the caller's cursor into position, a pointer to what was given to [NextPage]. It reports false on the
+// first page, and fails with 422 when the cursor is not one of ours.
+func (p Page) After(position any) (bool, error) {
+	if p.Cursor == "" {
+		return false, nil
+	}
+	data, err := base64.RawURLEncoding.DecodeString(p.Cursor)
+	if err == nil {
+		err = json.Unmarshal(data, position, json.RejectUnknownMembers(true))
+	}
+	if err != nil {
+		return false, Invalid(Field{Name: "cursor", Message: "cursor is not valid"})
+	}
+	return true, nil
+}
+
+// NextPage cuts items, of which the caller asked the store for p.Limit+1, to p.Limit. The link is the value of the Link
+// header: it leads to what follows the last item, whose place in the order is what position returns; it is empty on the
+// last page.
+func NextPage[T any](p Page, items []T, position func(T) any) (page []T, link string, err error) {
+	if p.Limit <= 0 || len(items) <= p.Limit {
+		return items, "", nil
+	}
+	items = items[:p.Limit]
+	data, err := json.Marshal(position(items[len(items)-1]))
+	if err != nil {
+		return nil, "", fmt.Errorf("web: encode a cursor: %w", err)
+	}
+	query := p.url.Query()
+	query.Set("limit", strconv.Itoa(p.Limit))
+	query.Set("cursor", base64.RawURLEncoding.EncodeToString(data))
+	return items, "<" + p.url.EscapedPath() + "?" + query.Encode() + `>; rel="next"`, nil
+}
