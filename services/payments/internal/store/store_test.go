@@ -1,0 +1,161 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/database/databasetest"
+	"github.com/turnstile-go/turnstile/services/payments/internal/payment"
+	"github.com/turnstile-go/turnstile/services/payments/internal/store"
+)
+
+func inTx(t *testing.T, db *database.DB, fn func(tx *database.Tx) error) {
+	t.Helper()
+	if err := db.InTx(t.Context(), fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newPayment(id, order string) payment.Payment {
+	return payment.Payment{
+		ID: id, OrderID: order, UserID: "u", Amount: 1999, Currency: payment.Currency,
+		Status: payment.Pending, Token: "tok",
+	}
+}
+
+// TestNewestOrderWins: whatever comes twice or late, what is known is the
+// newest.
+func TestNewestOrderWins(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, db *database.DB) {
+		want := payment.Order{
+			ID: "o", UserID: "u", Price: 1999, Status: payment.OrderCreated, ExpiresAt: time.UnixMilli(1_700_000_000_123).UTC(),
+		}
+		for _, step := range []struct {
+			write func(tx *database.Tx) error
+			want  payment.OrderStatus
+			at    int64
+		}{
+			{func(tx *database.Tx) error { return store.PutOrder(t.Context(), tx, want) }, payment.OrderCreated, 0},
+			{func(tx *database.Tx) error {
+				return store.EndOrder(t.Context(), tx, "o", payment.OrderComplete, 1)
+			}, payment.OrderComplete, 1},
+			{func(tx *database.Tx) error {
+				return store.EndOrder(t.Context(), tx, "o", payment.OrderCancelled, 1)
+			}, payment.OrderComplete, 1},
+			{func(tx *database.Tx) error {
+				return store.PutOrder(t.Context(), tx, payment.Order{ID: "o", Status: payment.OrderCreated})
+			}, payment.OrderComplete, 1},
+			{func(tx *database.Tx) error {
+				return store.EndOrder(t.Context(), tx, "unknown", payment.OrderCancelled, 1)
+			}, payment.OrderComplete, 1},
+		} {
+			inTx(t, db, step.write)
+			now := want
+			now.Status, now.Version = step.want, step.at
+			if got, err := store.Order(t.Context(), db, "o"); got != now || err != nil {
+				t.Errorf("got %+v, %v; want %+v", got, err, now)
+			}
+		}
+		if _, err := store.Order(t.Context(), db, "unknown"); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("an unknown order: %v", err)
+		}
+	}, store.Migrations())
+}
+
+func TestPayments(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, db *database.DB) {
+		p := newPayment("1", "o")
+		inTx(t, db, func(tx *database.Tx) error {
+			return errors.Join(store.Insert(t.Context(), tx, p), store.Insert(t.Context(), tx, newPayment("2", "o2")))
+		})
+		another := func() error {
+			return db.InTx(t.Context(), func(tx *database.Tx) error { return store.Insert(t.Context(), tx, newPayment("3", "o")) })
+		}
+		if err := another(); !errors.Is(err, payment.ErrUnderWay) {
+			t.Errorf("a payment while another is pending: %v", err)
+		}
+		inTx(t, db, func(tx *database.Tx) error {
+			want := p.Decline("why")
+			if got, changed, err := store.Settle(t.Context(), tx, want); got != want || !changed || err != nil {
+				t.Errorf("decline: %+v, %v, %v", got, changed, err)
+			}
+			if got, changed, err := store.Settle(t.Context(), tx, p.Capture("ch")); got != want || changed || err != nil {
+				t.Errorf("capture what was declined: %+v, %v, %v", got, changed, err)
+			}
+			return nil
+		})
+		if err := another(); err != nil {
+			t.Errorf("a payment after another was declined: %v", err)
+		}
+		for _, test := range []struct {
+			order, after string
+			want         []string
+		}{{"", "9", []string{"3", "2"}}, {"", "2", []string{"1"}}, {"o", "9", []string{"3", "1"}}, {"none", "9", nil}} {
+			got, err := store.List(t.Context(), db, "u", test.order, test.after, 2)
+			var ids []string
+			for _, p := range got {
+				ids = append(ids, p.ID)
+			}
+			if err != nil || !slices.Equal(ids, test.want) {
+				t.Errorf("of order %q after %s: %v, %v; want %v", test.order, test.after, ids, err, test.want)
+			}
+		}
+	}, store.Migrations())
+}
+
+// TestOnePayment: of many payments of one order, begun at once, one begins; of
+// many answers to it, written down at once, one counts.
+func TestOnePayment(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, db *database.DB) {
+		var begun, settled atomic.Int32
+		var winner atomic.Value
+		var group errgroup.Group
+		for i := range 50 {
+			group.Go(func() error {
+				p := newPayment(fmt.Sprint("p", i), "o")
+				err := db.InTx(context.Background(), func(tx *database.Tx) error { return store.Insert(t.Context(), tx, p) })
+				if err == nil {
+					begun.Add(1)
+					winner.Store(p)
+				} else if !errors.Is(err, payment.ErrUnderWay) {
+					return err
+				}
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if n := begun.Load(); n != 1 {
+			t.Fatalf("%d payments of one order", n)
+		}
+		p := winner.Load().(payment.Payment)
+		for i := range 50 {
+			group.Go(func() error {
+				var changed bool
+				err := db.InTx(context.Background(), func(tx *database.Tx) (err error) {
+					_, changed, err = store.Settle(t.Context(), tx, p.Capture(fmt.Sprint("ch", i)))
+					return err
+				})
+				if changed {
+					settled.Add(1)
+				}
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if n := settled.Load(); n != 1 {
+			t.Errorf("%d answers counted", n)
+		}
+	}, store.Migrations())
+}
