@@ -1,0 +1,184 @@
+package event
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/turnstile-go/turnstile/framework/database"
+)
+
+// dialect is what the two kinds of database spell differently. Sets of rows
+// travel as one JSON argument, so that a statement's text and count do not
+// depend on how many rows it concerns.
+type dialect struct {
+	rows       func(columns string) string // a table t made of the JSON array $1
+	now        string                      // the database's clock; $2 is the caller's
+	bytewise   string                      // collation for sorting
+	forUpdate  string
+	skipLocked string
+	lockCursor string // forUpdate of table c alone
+	workers    int    // a good number of workers
+	locks      bool   // whether rows can be locked one by one
+}
+
+func dialectOf(db *database.DB) dialect {
+	if db.Dialect() == database.Postgres {
+		return postgres
+	}
+	return sqlite
+}
+
+// statements is the SQL of the ledger, each statement once.
+type statements struct {
+	// publishing
+	number   string // rows(stream,key,n), now → stream,key,last,at,prev_at
+	enqueue  string // rows(stream,key,seq,event_id,type,body,at)
+	schedule string // rows(stream,key,event_id,type,due_at,body)
+
+	// the due step
+	nextDue, dueKeys, lockKeys, takeDue string
+
+	// the relay
+	unsent, markSent, doubt, lastSent, prune, pruneJournal, depth string
+
+	// a batch
+	createCursors, lockCursors, readParked, insertParked, deleteParked, updateCursors string
+	insertJournal, insertLetters, clearGaps, knownTypes                               string
+
+	// the sweep
+	wakeUps, firstParked, updateParked string
+
+	// start-up
+	subscribe, since, addType, removeType string
+
+	// operators
+	deadLetters, redrive, dropParked, lockOne, skip, dismiss, wakeKey string
+}
+
+func newStatements(d dialect) *statements {
+	const (
+		keys    = "stream text, key text"
+		seqs    = "stream text, key text, seq bigint"
+		cursors = "stream text, key text, seq bigint, event_id text, parked bigint, wake_at bigint"
+		parked  = "stream text, key text, seq bigint, state text, attempts bigint, due_at bigint, error text, body text, at bigint"
+	)
+	sorted := "ORDER BY t.stream" + d.bytewise + ", t.key" + d.bytewise
+	return &statements{
+		// The upsert takes the row's lock and holds it to the commit. A row
+		// sequence has no holes: an abort gives its numbers back.
+		number: `
+INSERT INTO event_sequence AS q (stream, key, last, at)
+SELECT t.stream, t.key, t.n, ` + d.now + ` FROM ` + d.rows("stream text, key text, n bigint") + ` WHERE true ` + sorted + `
+ON CONFLICT (stream, key) DO UPDATE SET last = q.last + excluded.last, prev_at = q.at, at = ` + d.now + `
+RETURNING stream, key, last, at, prev_at`,
+		enqueue: `
+INSERT INTO event_outbox (stream, key, seq, event_id, type, body, at)
+SELECT t.stream, t.key, t.seq, t.event_id, t.type, t.body, t.at
+FROM ` + d.rows("stream text, key text, seq bigint, event_id text, type text, body text, at bigint"),
+		schedule: `
+INSERT INTO event_scheduled (stream, key, event_id, type, due_at, body)
+SELECT t.stream, t.key, t.event_id, t.type, t.due_at, t.body
+FROM ` + d.rows("stream text, key text, event_id text, type text, due_at bigint, body text"),
+
+		nextDue: `SELECT min(due_at) FROM event_scheduled`,
+		dueKeys: `SELECT DISTINCT stream, key FROM event_scheduled WHERE due_at <= $1 LIMIT 100`,
+		lockKeys: `
+INSERT INTO event_sequence AS q (stream, key, last)
+SELECT t.stream, t.key, 0 FROM ` + d.rows(keys) + ` WHERE true ` + sorted + `
+ON CONFLICT (stream, key) DO UPDATE SET last = q.last`,
+		takeDue: `
+DELETE FROM event_scheduled WHERE due_at <= $2 AND (stream, key) IN (SELECT t.stream, t.key FROM ` + d.rows(keys) + `)
+RETURNING id, stream, key, event_id, type, due_at, body`,
+
+		unsent:   `SELECT id, stream, body, at FROM event_outbox WHERE sent_at IS NULL ORDER BY id LIMIT $1` + d.skipLocked,
+		markSent: `UPDATE event_outbox SET sent_at = $2 WHERE id IN (SELECT t.id FROM ` + d.rows("id bigint") + `)`,
+		doubt:    `UPDATE event_outbox SET sent_at = NULL WHERE sent_at >= $1`,
+		lastSent: `SELECT max(sent_at) FROM event_outbox WHERE sent_at IS NOT NULL`,
+		prune: `
+DELETE FROM event_outbox WHERE id IN (
+    SELECT id FROM event_outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT $2` + d.skipLocked + `)`,
+		pruneJournal: `
+DELETE FROM event_journal WHERE id IN (
+    SELECT id FROM event_journal WHERE applied_at < $1 ORDER BY applied_at LIMIT $2` + d.skipLocked + `)`,
+		depth: `SELECT count(*), min(at) FROM event_outbox WHERE sent_at IS NULL`,
+
+		// Three statements, not one or two: see the rules in doc.go.
+		createCursors: `
+INSERT INTO event_cursor (grp, stream, key)
+SELECT $2, t.stream, t.key FROM ` + d.rows(keys) + ` WHERE true ` + sorted + `
+ON CONFLICT DO NOTHING`,
+		lockCursors: `
+SELECT c.stream, c.key, c.seq, c.event_id, c.parked, c.wake_at
+FROM event_cursor c JOIN ` + d.rows(keys) + ` ON c.stream = t.stream AND c.key = t.key
+WHERE c.grp = $2 ORDER BY c.stream, c.key` + d.lockCursor,
+		readParked: `
+SELECT p.stream, p.key, p.seq, p.state, p.attempts, p.due_at, p.body, p.at
+FROM ` + d.rows(seqs) + ` JOIN event_parked p ON p.stream = t.stream AND p.key = t.key
+WHERE p.grp = $2 AND p.seq <= t.seq ORDER BY p.stream, p.key, p.seq`,
+		insertParked: `
+INSERT INTO event_parked (grp, stream, key, seq, state, attempts, due_at, error, body, at)
+SELECT $2, t.stream, t.key, t.seq, t.state, t.attempts, t.due_at, t.error, t.body, t.at
+FROM ` + d.rows(parked) + ` WHERE true ON CONFLICT DO NOTHING RETURNING stream, key`,
+		deleteParked: `
+DELETE FROM event_parked WHERE grp = $2 AND (stream, key, seq) IN (SELECT t.stream, t.key, t.seq FROM ` + d.rows(seqs) + `)`,
+		updateCursors: `
+UPDATE event_cursor AS c SET seq = t.seq, event_id = t.event_id, parked = t.parked, wake_at = t.wake_at
+FROM ` + d.rows(cursors) + ` WHERE c.grp = $2 AND c.stream = t.stream AND c.key = t.key`,
+		insertJournal: `
+INSERT INTO event_journal (grp, stream, key, seq, event_id, type, applied_at)
+SELECT $2, t.stream, t.key, t.seq, t.event_id, t.type, t.at
+FROM ` + d.rows("stream text, key text, seq bigint, event_id text, type text, at bigint"),
+		insertLetters: `
+INSERT INTO event_letter (grp, stream, key, seq, kind, error, body, at)
+SELECT $2, t.stream, t.key, t.seq, t.kind, t.error, t.body, t.at
+FROM ` + d.rows("stream text, key text, seq bigint, kind text, error text, body text, at bigint"),
+		clearGaps: `
+DELETE FROM event_letter WHERE grp = $2 AND kind = 'gap'
+AND (stream, key) IN (SELECT t.stream, t.key FROM ` + d.rows(keys) + `)`,
+		knownTypes: `SELECT stream, type FROM event_type WHERE grp = $1`,
+
+		wakeUps: `SELECT stream, key, wake_at FROM event_cursor WHERE grp = $1 AND wake_at IS NOT NULL ORDER BY wake_at LIMIT 64`,
+		firstParked: `
+SELECT stream, key, seq, state, attempts, due_at, body, at
+FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 ORDER BY seq LIMIT 1`,
+		updateParked: `
+UPDATE event_parked SET state = $5, attempts = $6, due_at = $7, error = $8
+WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`,
+
+		subscribe:  `INSERT INTO event_subscription (grp, stream, since) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+		since:      `SELECT since FROM event_subscription WHERE grp = $1 AND stream = $2`,
+		addType:    `INSERT INTO event_type (grp, stream, type) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+		removeType: `DELETE FROM event_type WHERE grp = $1 AND stream = $2 AND type = $3`,
+
+		deadLetters: `
+SELECT grp, stream, key, seq, 'dead', attempts, error, body, at FROM event_parked WHERE state = 'dead'
+UNION ALL
+SELECT grp, stream, key, seq, kind, 0, error, body, at FROM event_letter
+ORDER BY 9, 1, 2, 3, 4`,
+		lockOne: `SELECT seq, parked FROM event_cursor WHERE grp = $1 AND stream = $2 AND key = $3` + d.forUpdate,
+		redrive: `
+UPDATE event_parked SET state = 'retry', attempts = 0, due_at = $5
+WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4 AND state = 'dead'`,
+		wakeKey:    `UPDATE event_cursor SET wake_at = $4 WHERE grp = $1 AND stream = $2 AND key = $3`,
+		dropParked: `DELETE FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`,
+		skip: `
+UPDATE event_cursor SET seq = $4, event_id = '', parked = $5, wake_at = $6
+WHERE grp = $1 AND stream = $2 AND key = $3`,
+		dismiss: `DELETE FROM event_letter WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4 AND kind = $5`,
+	}
+}
+
+// asRows encodes a set of rows as the argument that dialect.rows reads.
+func asRows(rows any) string {
+	b, err := json.Marshal(rows)
+	if err != nil {
+		// Rows are structs of strings and numbers.
+		panic(fmt.Sprintf("event: encode rows: %v", err))
+	}
+	return string(b)
+}
+
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
