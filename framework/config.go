@@ -12,8 +12,8 @@ import (
 
 // process is the configuration that every service takes.
 type process struct {
-	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO" doc:"least level that is logged: DEBUG, INFO, WARN or ERROR"`
-	LogFormat logFormat  `env:"LOG_FORMAT" envDefault:"auto" doc:"json, text, or auto: text in a terminal and json elsewhere"`
+	LogLevel  logLevel  `env:"LOG_LEVEL" envDefault:"INFO" doc:"least level that is logged: DEBUG, INFO, WARN or ERROR"`
+	LogFormat logFormat `env:"LOG_FORMAT" envDefault:"auto" doc:"json, text, or auto: text in a terminal and json elsewhere"`
 
 	AdminAddr    string        `env:"ADMIN_ADDR" envDefault:":9090" doc:"address of the probes, metrics and debug pages"`
 	DrainDelay   time.Duration `env:"DRAIN_DELAY" envDefault:"5s" doc:"time to go on serving after a signal, so that load balancers notice that the service is no longer ready"`
@@ -41,6 +41,15 @@ func (p *process) instance() string {
 func (p *process) tracesURL() string { return cmp.Or(string(p.OTLPTraces), p.OTLP.join("v1/traces")) }
 func (p *process) metricsURL() string {
 	return cmp.Or(string(p.OTLPMetrics), p.OTLP.join("v1/metrics"))
+}
+
+type logLevel struct{ slog.Level }
+
+func (l *logLevel) UnmarshalText(text []byte) error {
+	if l.Level.UnmarshalText(text) != nil {
+		return errors.New("want DEBUG, INFO, WARN or ERROR")
+	}
+	return nil
 }
 
 type logFormat string

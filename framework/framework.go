@@ -34,9 +34,6 @@ func Main[C any](name string, build func(s *Service, c C) error) {
 	if err == nil {
 		os.Exit(0)
 	}
-	if !errors.As(err, new(loggedError)) {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
-	}
 	if errors.As(err, new(usageError)) {
 		os.Exit(2)
 	}
@@ -51,8 +48,9 @@ type Options struct {
 	// Environ is the environment as NAME=value. Only the OpenTelemetry SDK's own settings (OTEL_*, save the
 	// endpoints) are read from the process.
 	Environ []string
-	// Stdout takes the log and what describe, version and help print; Stderr takes nothing but what is wrong
-	// with arguments. Nil discards.
+	// Stdout takes the log and what describe, version and help print, Stderr the error that Run returns if
+	// the log does not have it: of wrong arguments or configuration, and of a service that cannot be built.
+	// Nil discards.
 	Stdout, Stderr io.Writer
 	// Signals delivers the signals to stop: the first makes the service drain, the second makes Run return
 	// at once, with parts still running. Nil means none.
@@ -80,7 +78,11 @@ func Run[C any](ctx context.Context, name string, build func(s *Service, c C) er
 		name: name, options: o, configuration: &c, process: &c.Process,
 		build: func(s *Service) error { return build(s, c.Service) },
 	}
-	return p.run(ctx)
+	err := p.run(ctx)
+	if err != nil && o.Stderr != nil && !errors.As(err, new(loggedError)) {
+		fmt.Fprintf(o.Stderr, "%s: %v\n", name, err)
+	}
+	return err
 }
 
 // program is one call of a service's binary.
@@ -95,9 +97,6 @@ type program struct {
 func (p *program) run(ctx context.Context) error {
 	if p.options.Stdout == nil {
 		p.options.Stdout = io.Discard
-	}
-	if p.options.Stderr == nil {
-		p.options.Stderr = io.Discard
 	}
 	command := "run"
 	switch len(p.options.Args) {

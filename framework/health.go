@@ -68,7 +68,7 @@ func (h *health) report() report {
 	return r
 }
 
-// checks are those of the part or, before it has started and if it has none, one by the part's name.
+// checks are those of the part. Before it has started, and if it has none, there is one by the part's name.
 func (p *part) checks() (checks map[string]error) {
 	if !p.started.Load() {
 		if err := p.startErr.Load(); err != nil {
@@ -76,12 +76,13 @@ func (p *part) checks() (checks map[string]error) {
 		}
 		return map[string]error{p.name: errors.New(checkWaiting)}
 	}
-	r, ok := p.Part.(readier)
-	if !ok {
-		return map[string]error{p.name: nil}
+	if r, ok := p.Part.(readier); ok {
+		if err := guard(func() error { checks = r.Ready(); return nil }); err != nil {
+			return map[string]error{p.name: fmt.Errorf("Ready: %w", err)}
+		}
 	}
-	if err := guard(func() error { checks = r.Ready(); return nil }); err != nil {
-		return map[string]error{p.name: fmt.Errorf("Ready: %w", err)}
+	if len(checks) == 0 {
+		return map[string]error{p.name: nil}
 	}
 	return checks
 }

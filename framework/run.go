@@ -56,6 +56,7 @@ func (p *program) serve(ctx context.Context) (err error) {
 	if err := l.listen(t.Metrics()); err != nil {
 		return errors.Join(err, flush(ctx, t))
 	}
+	s.Log.InfoContext(ctx, "service starting", "admin", l.admin.addr, "version", s.Version)
 	err = supervise(ctx, p.options.Signals, l.run)
 	if errors.As(err, new(killedError)) {
 		s.Log.ErrorContext(ctx, "exit without draining", "reason", err)
@@ -78,17 +79,20 @@ func (p *program) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = supervise(ctx, p.options.Signals, func(ctx, _ context.Context) error {
+	err = supervise(ctx, p.options.Signals, func(stop, _ context.Context) error {
 		for _, part := range s.parts {
 			m, ok := part.Part.(migrator)
 			if !ok {
 				continue
 			}
 			began := time.Now()
-			if err := guard(func() error { return m.Migrate(ctx) }); err != nil {
+			done, cancel := context.WithCancel(stop)
+			err := guard(func() error { return m.Migrate(stop) })
+			cancel()
+			if err := errors.Join(err, stopped(guard(func() error { return part.Run(done) }))); err != nil {
 				return fmt.Errorf("migrate %s: %w", part.name, err)
 			}
-			s.Log.InfoContext(ctx, "migrated", "part", part.name, "took", time.Since(began))
+			s.Log.InfoContext(stop, "migrated", "part", part.name, "took", time.Since(began))
 		}
 		return nil
 	})
@@ -106,7 +110,7 @@ func (p *program) prepare(ctx context.Context) (*Service, *telemetry.Telemetry, 
 		return nil, nil, err
 	}
 	s.LogLevel = new(slog.LevelVar)
-	s.LogLevel.Set(p.process.LogLevel)
+	s.LogLevel.Set(p.process.LogLevel.Level)
 	format, out := p.process.LogFormat, p.options.Stdout
 	if text := format == "text" || format == "auto" && logs.IsTerminal(out); text {
 		s.Log = logs.New(out, true, s.LogLevel)
@@ -284,11 +288,22 @@ func (l *lifecycle) stop(life context.Context, parts []*part, early *part) error
 		switch {
 		case p == early && p.err == nil:
 			failures = append(failures, fmt.Errorf("part %s returned without having been told to", p.name))
-		case p.err != nil && p.err != context.Canceled: //nolint:errorlint // only what ctx.Err() returns, unwrapped, is no failure
+		case p == early:
+			failures = append(failures, fmt.Errorf("part %s: %w", p.name, p.err))
+		case stopped(p.err) != nil:
 			failures = append(failures, fmt.Errorf("part %s: %w", p.name, p.err))
 		}
 	}
 	return errors.Join(failures...)
+}
+
+// stopped is the error of a Run that was told to stop. To return ctx.Err() then is no failure; an error that
+// wraps it is, for what was cancelled may be the work that was to be finished.
+func stopped(err error) error {
+	if err == context.Canceled { //nolint:errorlint // unwrapped, as said
+		return nil
+	}
+	return err
 }
 
 // start calls Start until it succeeds (true), stop is done (false), or it is of no use.
@@ -423,7 +438,7 @@ func (l *lifecycle) announce(ctx context.Context) {
 			attrs = append(attrs, p.name, addresses[p.name])
 		}
 	}
-	attrs = append(attrs, "admin", l.admin.addr, "version", l.service.Version, "after", time.Since(l.began))
+	attrs = append(attrs, "admin", l.admin.addr, "after", time.Since(l.began))
 	if l.process.ReadyFile != "" {
 		if err := writeReadyFile(l.process.ReadyFile, l.service.Name, l.admin.addr, addresses); err != nil {
 			log.ErrorContext(ctx, "READY_FILE is not written", "error", err)

@@ -66,7 +66,7 @@ type Service struct {
 //	Migrate(ctx context.Context) error
 //
 // Migrate prepares what the part keeps, such as the tables of a database, when the service is called with
-// the argument migrate. No Start or Run comes before or after it.
+// the argument migrate: without Start, and with a Run whose ctx is already done after it.
 //
 //	Describe() map[string]any
 //

@@ -2,8 +2,8 @@
 // wrong with them and what they are for.
 //
 // Parsing is caarlos0/env (tags env, envDefault, envPrefix, envSeparator); this package adds the report by
-// variable name, the tags doc (what the variable is for) and example (a value that would do), and the
-// masking of secrets.
+// variable name, the tags doc (what the variable is for), example (a value that would do) and secret:"true"
+// (never shown, as is a secret.String).
 package config
 
 import (
@@ -163,6 +163,7 @@ func walk(t reflect.Type, prefix string, leaves *[]leaf) {
 		case name == "-":
 		case name != "":
 			kind, hidden := typeName(f.Type)
+			hidden = hidden || f.Tag.Get("secret") == "true"
 			required := false
 			for option := range strings.SplitSeq(options, ",") {
 				required = required || option == "required" || option == "notEmpty"
