@@ -1,0 +1,50 @@
+// Package service puts the parts of the orders service together.
+package service
+
+import (
+	"fmt"
+
+	"github.com/turnstile-go/turnstile/framework"
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/stan"
+	"github.com/turnstile-go/turnstile/framework/web"
+	"github.com/turnstile-go/turnstile/framework/web/session"
+	"github.com/turnstile-go/turnstile/services/orders/internal/server"
+	"github.com/turnstile-go/turnstile/services/orders/internal/store"
+)
+
+// Config is what the service takes from its environment.
+type Config = server.Config
+
+// New builds the service on the message broker that its configuration names.
+func New(s *framework.Service, cfg Config) error {
+	return Assemble(s, cfg, stan.New(cfg.Broker, s.Log))
+}
+
+// Assemble builds the service on any broker: one process can hold all services
+// on a broker in memory.
+func Assemble(s *framework.Service, cfg Config, broker event.Broker) error {
+	if cfg.Expiration <= 0 {
+		return fmt.Errorf("ORDER_EXPIRATION is %s: an order must hold its ticket for some time", cfg.Expiration)
+	}
+	db, err := database.New(cfg.Database, event.Migrations(), store.Migrations())
+	if err != nil {
+		return err
+	}
+	outbox := event.NewOutbox(db, s.Name, server.Publishes()...)
+	listener := event.NewListener(db, s.Name)
+	api := web.NewServer("orders", cfg.HTTP, s.Log, s.Tracer, s.Meter)
+	api.Authenticate(session.NewVerifier(cfg.Session, s.Log))
+
+	srv := server.New(db, outbox, cfg.Expiration)
+	srv.Listen(listener)
+	srv.Routes(api.API())
+
+	s.Add("database", db)
+	s.Add("events", event.NewClient(cfg.Events, broker, outbox, listener, event.Telemetry{
+		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,
+	}))
+	s.Add("http", api)
+	return nil
+}

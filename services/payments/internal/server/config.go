@@ -1,0 +1,27 @@
+package server
+
+import (
+	"time"
+
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/stan"
+	"github.com/turnstile-go/turnstile/framework/web"
+	"github.com/turnstile-go/turnstile/framework/web/session"
+)
+
+// Config is what the service takes from its environment.
+type Config struct {
+	Database database.Config
+	Events   event.Config
+	Broker   stan.Config
+	HTTP     web.Config
+	Session  session.Config
+
+	// ProviderTimeout is how long the provider of payments may take to answer.
+	// After that a payment stays pending.
+	ProviderTimeout time.Duration `env:"PAYMENT_TIMEOUT" envDefault:"10s" doc:"how long the payment provider may take to answer"`
+
+	// SandboxDelay is how late the sandbox answers to the token tok_timeout.
+	SandboxDelay time.Duration `env:"SANDBOX_DELAY" envDefault:"3s" doc:"how late the sandbox provider answers to tok_timeout"`
+}

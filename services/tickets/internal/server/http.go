@@ -1,0 +1,284 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/web"
+	"github.com/turnstile-go/turnstile/framework/web/session"
+	"github.com/turnstile-go/turnstile/services/tickets"
+	"github.com/turnstile-go/turnstile/services/tickets/internal/store"
+	"github.com/turnstile-go/turnstile/services/tickets/internal/ticket"
+)
+
+// Routes registers the service's operations.
+func (s *Server) Routes(api huma.API) {
+	huma.Register(api, huma.Operation{
+		OperationID: "list-tickets", Summary: "List the tickets that can be bought, newest first",
+		Method: http.MethodGet, Path: "/api/tickets",
+	}, s.list)
+	huma.Register(api, huma.Operation{
+		OperationID: "list-my-tickets", Summary: "List the caller's own tickets in every state, newest first",
+		Method: http.MethodGet, Path: "/api/tickets/mine",
+		Security: session.Required,
+	}, s.mine)
+	huma.Register(api, huma.Operation{
+		OperationID: "get-ticket", Summary: "Show a ticket, also one that is reserved or sold",
+		Method: http.MethodGet, Path: "/api/tickets/{id}",
+		Errors: []int{http.StatusNotFound},
+	}, s.get)
+	huma.Register(api, huma.Operation{
+		OperationID: "create-ticket", Summary: "Offer a ticket for sale",
+		Method: http.MethodPost, Path: "/api/tickets", DefaultStatus: http.StatusCreated,
+		Security: session.Required,
+	}, s.create)
+	huma.Register(api, huma.Operation{
+		OperationID: "edit-ticket", Summary: "Change a ticket's title and price",
+		Description: "With If-Match, only the version with that ETag is changed.",
+		Method:      http.MethodPut, Path: "/api/tickets/{id}",
+		Security: session.Required,
+		Errors:   []int{http.StatusNotFound, http.StatusForbidden, http.StatusConflict, http.StatusPreconditionFailed},
+	}, s.edit)
+	huma.Register(api, huma.Operation{
+		OperationID: "delete-ticket", Summary: "Take a ticket off the market for good",
+		Method: http.MethodDelete, Path: "/api/tickets/{id}", DefaultStatus: http.StatusNoContent,
+		Security: session.Required,
+		Errors:   []int{http.StatusNotFound, http.StatusForbidden, http.StatusConflict},
+	}, s.delete)
+}
+
+// Ticket is a ticket on the wire.
+type Ticket struct {
+	ID      string `json:"id"`
+	Title   string `json:"title"`
+	Price   price  `json:"price"`
+	UserID  string `json:"userId" doc:"The seller"`
+	Version int64  `json:"version" doc:"0, then one more with every change"`
+	OrderID string `json:"orderId,omitempty" doc:"The order that holds or bought the ticket"`
+}
+
+func onWire(t ticket.Ticket) Ticket {
+	return Ticket{ID: t.ID, Title: t.Title, Price: price{t.Price}, UserID: t.UserID, Version: t.Version, OrderID: t.OrderID}
+}
+
+// price is a ticket.Price with a schema.
+type price struct{ ticket.Price }
+
+// Schema implements huma.SchemaProvider.
+func (price) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeNumber, Description: "A decimal number with at most two places"}
+}
+
+// TicketInput is what a seller says of a ticket.
+type TicketInput struct {
+	Title string     `json:"title" doc:"At most 200 characters"`
+	Price priceInput `json:"price"`
+}
+
+// Validate implements web's validation of bodies.
+func (in TicketInput) Validate() (fields []web.Field) {
+	if err := ticket.CheckTitle(in.Title); err != nil {
+		fields = append(fields, web.Field{Name: "title", Message: err.Error()})
+	}
+	if err := in.Price.check(); err != nil {
+		fields = append(fields, web.Field{Name: "price", Message: err.Error()})
+	}
+	return fields
+}
+
+// priceInput takes every JSON value, so that what is wrong with a price is
+// reported together with everything else.
+type priceInput struct {
+	ticket.Price
+	err error
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (p *priceInput) UnmarshalJSON(text []byte) error {
+	p.err = p.Price.UnmarshalJSON(text)
+	return nil
+}
+
+func (p priceInput) check() error {
+	if p.err == nil && p.Price == 0 {
+		return ticket.ErrPrice // there was none
+	}
+	return p.err
+}
+
+// Schema implements huma.SchemaProvider.
+func (priceInput) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{
+		Description: "Above 0, at most 1000000, with at most two decimal places",
+		OneOf:       []*huma.Schema{{Type: huma.TypeNumber}, {Type: huma.TypeString}},
+	}
+}
+
+type ticketOutput struct {
+	ETag string `header:"ETag"`
+	Body Ticket
+}
+
+func output(t ticket.Ticket) *ticketOutput {
+	return &ticketOutput{ETag: web.ETag(t.Version), Body: onWire(t)}
+}
+
+type listOutput struct {
+	Link string `header:"Link"`
+	Body []Ticket
+}
+
+// page answers with one page of tickets, which read returns: at most limit of
+// them, after the one with the id after.
+func page(p web.Page, read func(after string, limit int) ([]ticket.Ticket, error)) (*listOutput, error) {
+	after := uuid.Max // ids are UUIDs, and the newest is the highest
+	if _, err := p.After(&after); err != nil {
+		return nil, err
+	}
+	found, err := read(after.String(), p.Limit+1)
+	if err != nil {
+		return nil, err
+	}
+	found, link, err := web.NextPage(p, found, func(t ticket.Ticket) any { return t.ID })
+	if err != nil {
+		return nil, err
+	}
+	out := &listOutput{Link: link, Body: make([]Ticket, len(found))}
+	for i, t := range found {
+		out.Body[i] = onWire(t)
+	}
+	return out, nil
+}
+
+func (s *Server) list(ctx context.Context, in *struct {
+	web.Page
+	Query string `query:"q" doc:"Text that the title contains, in whatever letter case"`
+}) (*listOutput, error) {
+	return page(in.Page, func(after string, limit int) ([]ticket.Ticket, error) {
+		return store.ForSale(ctx, s.db, in.Query, after, limit)
+	})
+}
+
+func (s *Server) mine(ctx context.Context, in *struct{ web.Page }) (*listOutput, error) {
+	caller, err := session.Require(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return page(in.Page, func(after string, limit int) ([]ticket.Ticket, error) {
+		return store.Owned(ctx, s.db, caller.ID, after, limit)
+	})
+}
+
+func (s *Server) get(ctx context.Context, in *struct {
+	ID string `path:"id"`
+}) (*ticketOutput, error) {
+	t, err := store.Get(ctx, s.db, in.ID)
+	if err != nil {
+		return nil, problem(err)
+	}
+	return output(t), nil
+}
+
+func (s *Server) create(ctx context.Context, in *struct{ Body TicketInput }) (*ticketOutput, error) {
+	caller, err := session.Require(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, err
+	}
+	t := ticket.Ticket{ID: id.String(), Title: in.Body.Title, Price: in.Body.Price.Price, UserID: caller.ID}
+	err = s.db.InTx(ctx, func(tx *database.Tx) error {
+		if err := store.Insert(ctx, tx, t); err != nil {
+			return err
+		}
+		return s.outbox.Publish(ctx, tx, tickets.Created{
+			ID: t.ID, Title: t.Title, Price: int64(t.Price), UserID: t.UserID, Version: t.Version,
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return output(t), nil
+}
+
+func (s *Server) edit(ctx context.Context, in *struct {
+	ID      string `path:"id"`
+	IfMatch string `header:"If-Match" doc:"The ETag of the version to change"`
+	Body    TicketInput
+}) (*ticketOutput, error) {
+	var t ticket.Ticket
+	err := s.db.InTx(ctx, func(tx *database.Tx) (err error) {
+		if t, err = lockOwn(ctx, tx, in.ID); err != nil {
+			return err
+		}
+		before := web.ETag(t.Version)
+		changed, err := t.Edit(in.Body.Title, in.Body.Price.Price)
+		switch {
+		case errors.Is(err, ticket.ErrReserved):
+			return web.Conflict("Cannot edit a reserved ticket")
+		case err != nil:
+			return err
+		case !web.IfMatch(in.IfMatch, before):
+			return web.PreconditionFailed("The ticket was changed meanwhile")
+		case !changed:
+			return nil
+		}
+		return s.changed(ctx, tx, t)
+	})
+	if err != nil {
+		return nil, problem(err)
+	}
+	return output(t), nil
+}
+
+func (s *Server) delete(ctx context.Context, in *struct {
+	ID string `path:"id"`
+}) (*struct{}, error) {
+	err := s.db.InTx(ctx, func(tx *database.Tx) error {
+		t, err := lockOwn(ctx, tx, in.ID)
+		if err != nil {
+			return err
+		}
+		if err := t.Delete(); errors.Is(err, ticket.ErrReserved) {
+			return web.Conflict("Cannot delete a reserved ticket")
+		} else if err != nil {
+			return err
+		}
+		if err := store.Delete(ctx, tx, t.ID); err != nil {
+			return err
+		}
+		return s.outbox.Publish(ctx, tx, tickets.Deleted{ID: t.ID, Version: t.Version})
+	})
+	return nil, problem(err)
+}
+
+// lockOwn locks a ticket of the caller's.
+func lockOwn(ctx context.Context, tx *database.Tx, id string) (ticket.Ticket, error) {
+	caller, err := session.Require(ctx)
+	if err != nil {
+		return ticket.Ticket{}, err
+	}
+	t, err := store.Lock(ctx, tx, id)
+	if err != nil {
+		return ticket.Ticket{}, err
+	}
+	if t.UserID != caller.ID {
+		return ticket.Ticket{}, web.Forbidden("This ticket is somebody else's")
+	}
+	return t, nil
+}
+
+// problem says to the caller what the store found.
+func problem(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return web.NotFound("Ticket not found")
+	}
+	return err
+}
