@@ -1,0 +1,11 @@
+//go:build !linux
+
+package process
+
+import "syscall"
+
+// attributes puts the child into a group of its own.
+func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
+// guard has a shell kill the group when we die.
+func guard(group int) (unguard func()) { return shellGuard(group) }
