@@ -156,22 +156,28 @@ func (s *service) ready() map[string]string {
 	return nil
 }
 
-// probes waits until the service answers probes, and returns its base URL for that.
-func (s *service) probes() string {
+// logs waits until the service has logged the message, and returns the line.
+func (s *service) logs(message string) map[string]any {
 	s.t.Helper()
 	for {
 		more := s.log.next()
-		if entries := s.log.entries(s.t, "service starting"); len(entries) > 0 {
-			return fmt.Sprint("http://", entries[0]["admin"])
+		if entries := s.log.entries(s.t, message); len(entries) > 0 {
+			return entries[0]
 		}
 		select {
 		case <-more:
 		case err := <-s.result:
-			s.t.Fatalf("stopped before it started: %v", err)
+			s.t.Fatalf("stopped before it logged %q: %v", message, err)
 		case <-time.After(10 * time.Second):
-			s.t.Fatal("not started after 10 s")
+			s.t.Fatalf("%q is not logged after 10 s", message)
 		}
 	}
+}
+
+// probes waits until the service answers probes, and returns its base URL for that.
+func (s *service) probes() string {
+	s.t.Helper()
+	return fmt.Sprint("http://", s.logs("service starting")["admin"])
 }
 
 func (s *service) signal() { s.signals <- syscall.SIGTERM }
@@ -439,6 +445,18 @@ func TestReadyFile(t *testing.T) {
 	}
 }
 
+func TestReadyFileThatCannotBeWrittenIsLogged(t *testing.T) {
+	t.Parallel()
+	s := run(t, func(s *framework.Service) error {
+		s.Add("part", bare(waits))
+		return nil
+	}, "READY_FILE="+t.TempDir()+"/missing/ready.json", "ADMIN_ADDR=:0")
+	if addresses := s.ready(); !strings.HasPrefix(addresses["admin"], "127.0.0.1:") {
+		t.Errorf("the admin server is at %s, which is no address to call", addresses["admin"])
+	}
+	s.logs("READY_FILE is not written")
+}
+
 func TestPartThatFailsStopsTheService(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("disk is full")
@@ -648,6 +666,28 @@ func TestReadiness(t *testing.T) {
 	set("database", nil)
 	set("broker", nil)
 	expect("/readyz", 200, "ready", "ok", "ok")
+}
+
+func TestChangesOfReadinessAreLogged(t *testing.T) {
+	t.Parallel()
+	var broker atomic.Pointer[error]
+	s := run(t, func(s *framework.Service) error {
+		s.Add("events", &fake{ready: func() map[string]error {
+			if err := broker.Load(); err != nil {
+				return map[string]error{"broker": *err, "database": nil}
+			}
+			return map[string]error{"broker": nil, "database": nil}
+		}})
+		return nil
+	})
+	s.ready()
+	var err error = away{errors.New("no servers")}
+	broker.Store(&err)
+	if line := s.logs("service is degraded"); line["failing"] != "broker: no servers" || line["level"] != "WARN" {
+		t.Errorf("logged %v", line)
+	}
+	broker.Store(nil)
+	s.logs("service is ready again")
 }
 
 func TestPanicInReadyIsAFailingCheck(t *testing.T) {

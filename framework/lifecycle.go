@@ -1,0 +1,147 @@
+package framework
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+)
+
+const lastGrace = time.Second / 2 // for the other parts, once DRAIN_TIMEOUT has passed
+
+// lifecycle is one run of a service.
+type lifecycle struct {
+	*program
+	service *Service
+	health  *health
+	admin   *admin
+	began   time.Time
+}
+
+// listen opens the admin server, before anything that may take time.
+func (l *lifecycle) listen(metrics http.Handler) (err error) {
+	if l.process.ReadyFile != "" { // from an earlier process
+		if err := os.Remove(l.process.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove READY_FILE: %w", err)
+		}
+	}
+	describe := func() ([]byte, error) { return l.description(l.service) }
+	if l.admin, err = listenAdmin(l.process.AdminAddr, l.health, metrics, describe, l.service.Log); err != nil {
+		return fmt.Errorf("admin server (ADMIN_ADDR): %w", err)
+	}
+	return nil
+}
+
+// run starts the parts, waits for a reason to stop, and stops them. Stop is done when the service is to
+// drain; life outlasts that.
+func (l *lifecycle) run(stop, life context.Context) error {
+	defer l.admin.close()
+	log := l.service.Log
+
+	var started []*part
+	for _, p := range l.service.parts {
+		ok, err := p.start(stop, log)
+		if err != nil {
+			l.health.drain()
+			return errors.Join(err, l.stop(life, started, nil))
+		}
+		if ok {
+			started = append(started, p)
+		}
+		if stop.Err() != nil {
+			log.InfoContext(life, "stopped while starting", "reason", context.Cause(stop))
+			l.health.drain()
+			return l.stop(life, started, nil)
+		}
+	}
+
+	returned := make(chan *part, len(started))
+	for _, p := range started {
+		p.launch(life, returned)
+	}
+	watching, unwatch := context.WithCancel(life)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		l.watch(watching)
+	}()
+	early := l.serving(stop, returned)
+	unwatch()
+	err := l.stop(life, started, early)
+	select {
+	case <-watched:
+	case <-time.After(lastGrace): // a Ready that does not return must not keep the service
+	}
+	return err
+}
+
+// serving returns when the parts are to be stopped: after the drain delay or, with the part, when one has
+// returned by itself.
+func (l *lifecycle) serving(stop context.Context, returned <-chan *part) *part {
+	defer l.health.drain()
+	select {
+	case p := <-returned:
+		return p
+	case <-stop.Done():
+	}
+	l.health.drain()
+	delay := l.process.DrainDelay
+	if !l.health.ready.Load() {
+		delay = 0 // nobody has been sent here yet
+	}
+	l.service.Log.InfoContext(stop, "draining", "reason", context.Cause(stop), "delay", delay)
+	select {
+	case p := <-returned:
+		return p
+	case <-time.After(delay):
+		return nil
+	}
+}
+
+// stop stops the parts, the last one first, and returns what any of them failed with. Early is the part
+// that returned by itself, if that is why the service stops.
+func (l *lifecycle) stop(life context.Context, parts []*part, early *part) error {
+	log := l.service.Log
+	began := time.Now()
+	inTime, cancel := context.WithTimeout(life, l.process.DrainTimeout)
+	defer cancel()
+	for _, p := range slices.Backward(parts) {
+		if p.release(life) {
+			select {
+			case <-p.done:
+				log.DebugContext(life, "part stopped", "part", p.name, "after", time.Since(began))
+			case <-inTime.Done(): // the parts before it have to stop too
+			}
+		}
+	}
+	last, cancelLast := context.WithCancel(life)
+	defer cancelLast()
+	if inTime.Err() != nil {
+		last, cancelLast = context.WithTimeout(life, lastGrace)
+		defer cancelLast()
+	}
+	var failures []error
+	for _, p := range slices.Backward(parts) {
+		if p.done == nil {
+			continue
+		}
+		select {
+		case <-p.done:
+		case <-last.Done():
+			failures = append(failures, fmt.Errorf("part %s has not stopped within DRAIN_TIMEOUT (%v)", p.name, l.process.DrainTimeout))
+			continue
+		}
+		switch {
+		case p == early && p.err == nil:
+			failures = append(failures, fmt.Errorf("part %s returned without having been told to", p.name))
+		case p == early:
+			failures = append(failures, fmt.Errorf("part %s: %w", p.name, p.err))
+		case stopped(p.err) != nil:
+			failures = append(failures, fmt.Errorf("part %s: %w", p.name, p.err))
+		}
+	}
+	return errors.Join(failures...)
+}
