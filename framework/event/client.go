@@ -208,7 +208,7 @@ func (c *Client) prepare(ctx, stop context.Context) (since time.Time, ok bool) {
 // sessions keeps a session with the broker until stop is done and then drains
 // it. since says from when on what was sent is in doubt.
 func (c *Client) sessions(ctx, stop context.Context, since time.Time, parts *sync.WaitGroup) {
-	failed := backoff{first: 50 * time.Millisecond, most: 2 * time.Second}
+	failed := backoff{first: 50 * time.Millisecond, most: time.Second}
 	for stop.Err() == nil {
 		session, err := c.connect(ctx, stop, since)
 		if err != nil {
@@ -290,7 +290,7 @@ func (c *Client) serve(ctx, stop context.Context, session Session, parts *sync.W
 // subscribe joins every stream, and tries again those that refuse, until over
 // is done. It returns how to leave those joined.
 func (c *Client) subscribe(stop, over context.Context, session Session) (stops []func() error) {
-	failed := backoff{first: 50 * time.Millisecond, most: 2 * time.Second}
+	failed := backoff{first: 50 * time.Millisecond, most: time.Second}
 	todo := c.listener.streams()
 	for {
 		todo = slices.DeleteFunc(todo, func(stream string) bool {
