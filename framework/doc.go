@@ -5,18 +5,22 @@
 //
 //	func main() { framework.Main("tickets", service.New) }
 //
-//	func New(s *framework.Service, cfg Config) error {
+//	func New(s *framework.Service, cfg server.Config) error {
 //		db, err := database.New(cfg.Database, event.Migrations(), store.Migrations())
 //		if err != nil {
 //			return err
 //		}
-//		outbox := event.NewOutbox(db, s.Name)
+//		outbox := event.NewOutbox(db, s.Name, server.Publishes()...)
 //		listener := event.NewListener(db, s.Name)
 //		api := web.NewServer(s.Name, cfg.HTTP, s.Log, s.Tracer, s.Meter)
-//		server.Register(api, listener, db, outbox) // the service's own operations and handlers
 //
+//		tickets := server.New(db, outbox) // what the service itself does
+//		tickets.Routes(api.API())
+//		tickets.Listen(listener)
+//
+//		telemetry := event.Telemetry{Log: s.Log, Tracer: s.Tracer, Meter: s.Meter}
 //		s.Add("database", db)
-//		s.Add("events", event.NewClient(cfg.Events, stan.New(cfg.NATS, s.Log), outbox, listener))
+//		s.Add("events", event.NewClient(cfg.Events, stan.New(cfg.Broker, s.Log), outbox, listener, telemetry))
 //		s.Add("http", api)
 //		return nil
 //	}
