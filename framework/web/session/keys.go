@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,21 +22,29 @@ type Keys interface {
 	Key(ctx context.Context, id string) (ed25519.PublicKey, error)
 }
 
-// remoteKeys keeps a copy of auth's published keys. It is refreshed by requests: when the copy is old, and when a token names
-// an unknown key, but never more often than every retry. A failed refresh leaves the copy as it is.
+const (
+	maxAge  = 5 * time.Minute // how old the copy of auth's keys gets: how long a retired key may still count
+	retry   = 2 * time.Second // pause between attempts to renew it
+	timeout = 2 * time.Second // how long an attempt may take
+)
+
+// remoteKeys keeps a copy of auth's published keys. It is renewed by requests: when the copy is older than maxAge, and when a
+// token names an unknown key. A failed attempt leaves the copy as it is.
 type remoteKeys struct {
-	url     string
-	maxAge  time.Duration
-	retry   time.Duration
-	timeout time.Duration
-	client  *http.Client
-	log     *slog.Logger
-	now     func() time.Time
+	url    string
+	client *http.Client
+	log    *slog.Logger
+	now    func() time.Time
 
 	copied    atomic.Pointer[keySet]
-	refresh   sync.Mutex
-	attempted time.Time // guarded by refresh
-	lastErr   error     // guarded by refresh
+	renewing  chan struct{} // holds an element while somebody renews the copy; guards what follows
+	attempted time.Time
+	lastErr   error
+}
+
+func newRemoteKeys(url string, log *slog.Logger, now func() time.Time) *remoteKeys {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // used too rarely to keep a connection
+	return &remoteKeys{url: url, client: client, log: log, now: now, renewing: make(chan struct{}, 1)}
 }
 
 type keySet struct {
@@ -45,46 +52,51 @@ type keySet struct {
 	at   time.Time
 }
 
+func (s *keySet) has(id string) bool { return s != nil && s.keys[id] != nil }
+
 // Key returns ErrUnknownKey when auth says so, and another error when no key has ever been reached.
 func (k *remoteKeys) Key(ctx context.Context, id string) (ed25519.PublicKey, error) {
 	set := k.copied.Load()
-	if set != nil {
-		if key, ok := set.keys[id]; ok {
-			// One request renews an old copy; the others go on with what there is.
-			if k.now().Sub(set.at) > k.maxAge && k.refresh.TryLock() {
-				k.renew(ctx)
-				k.refresh.Unlock()
-				if key, ok = k.copied.Load().keys[id]; !ok {
-					return nil, ErrUnknownKey
-				}
-			}
-			return key, nil
+	if set.has(id) {
+		if k.now().Sub(set.at) <= maxAge {
+			return set.keys[id], nil
+		}
+		select {
+		case k.renewing <- struct{}{}:
+		default: // one request renews an old copy, the others go on with it
+			return set.keys[id], nil
+		}
+	} else {
+		select {
+		case k.renewing <- struct{}{}:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("session: wait for keys: %w", ctx.Err())
 		}
 	}
-	k.refresh.Lock()
-	defer k.refresh.Unlock()
-	if k.copied.Load() == set { // nobody else has just done it
+	defer func() { <-k.renewing }()
+	if k.copied.Load() == set { // nobody has done it meanwhile
 		k.renew(ctx)
 	}
 	set = k.copied.Load()
-	if set == nil {
+	switch {
+	case set.has(id):
+		return set.keys[id], nil
+	case set == nil:
 		return nil, fmt.Errorf("session: no keys to verify with: %w", k.lastErr)
+	default:
+		return nil, ErrUnknownKey
 	}
-	if key, ok := set.keys[id]; ok {
-		return key, nil
-	}
-	return nil, ErrUnknownKey
 }
 
-// renew fetches the set unless the last attempt is too recent. The caller holds refresh.
+// renew fetches the set unless the last attempt is too recent. The caller holds renewing.
 func (k *remoteKeys) renew(ctx context.Context) {
-	if !k.attempted.IsZero() && k.now().Sub(k.attempted) < k.retry {
+	if !k.attempted.IsZero() && k.now().Sub(k.attempted) < retry {
 		return
 	}
 	// The time counts from the end, so that those who waited for a failing attempt do not each make another.
 	defer func() { k.attempted = k.now() }()
 	// The set serves other requests, too: the caller that happened to ask may leave.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.timeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
 	set, err := k.fetch(ctx)
 	k.lastErr = err
@@ -99,7 +111,7 @@ func (k *remoteKeys) renew(ctx context.Context) {
 func (k *remoteKeys) fetch(ctx context.Context) (*keySet, error) {
 	// Creating the storage fetches once, and starts nothing when no refresh interval is given.
 	storage, err := jwkset.NewStorageFromHTTP(k.url, jwkset.HTTPClientStorageOptions{
-		Client: k.client, Ctx: ctx, HTTPTimeout: k.timeout,
+		Client: k.client, Ctx: ctx, HTTPTimeout: timeout,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("session: fetch keys: %w", err)

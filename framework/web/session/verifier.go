@@ -48,11 +48,7 @@ type Verifier struct {
 // then. Once it has keys, sessions stay valid while auth cannot be reached. A nil log discards.
 func NewVerifier(cfg Config, log *slog.Logger) *Verifier {
 	log = orDiscard(log)
-	return NewLocalVerifier(cfg, log, &remoteKeys{
-		url: cfg.JWKSURL, maxAge: 5 * time.Minute, retry: 2 * time.Second, timeout: 2 * time.Second,
-		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
-		log:    log, now: time.Now,
-	})
+	return NewLocalVerifier(cfg, log, newRemoteKeys(cfg.JWKSURL, log, time.Now))
 }
 
 // NewLocalVerifier is NewVerifier with keys from this process, which is what auth itself uses. It panics when cfg holds an

@@ -1,0 +1,31 @@
+package session
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+const (
+	Retry  = retry
+	MaxAge = maxAge
+)
+
+// NewTestVerifier is NewVerifier with a clock for the age of its keys.
+func NewTestVerifier(cfg Config, now func() time.Time) *Verifier {
+	return NewLocalVerifier(cfg, nil, newRemoteKeys(cfg.JWKSURL, slog.New(slog.DiscardHandler), now))
+}
+
+// NewHangingVerifier returns a Verifier whose requests for keys are never answered.
+func NewHangingVerifier() *Verifier {
+	keys := newRemoteKeys("http://auth.invalid", slog.New(slog.DiscardHandler), time.Now)
+	keys.client = &http.Client{Transport: hang{}}
+	return NewLocalVerifier(Config{}, nil, keys)
+}
+
+type hang struct{}
+
+func (hang) RoundTrip(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}

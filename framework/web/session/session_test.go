@@ -1,0 +1,428 @@
+package session_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/golang-jwt/jwt/v5"
+	"go.uber.org/goleak"
+
+	"github.com/turnstile-go/turnstile/framework/web"
+	"github.com/turnstile-go/turnstile/framework/web/session"
+	"github.com/turnstile-go/turnstile/framework/web/session/sessiontest"
+)
+
+var ada = session.Caller{ID: "ada", Email: "ada@example.com"} //nolint:gochecknoglobals // a constant
+
+func newKey(t *testing.T, id string) session.Key {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return session.Key{ID: id, Private: private}
+}
+
+func sign(t *testing.T, cfg session.Config, k session.Key, c session.Caller, at time.Time) string {
+	t.Helper()
+	token, _, err := cfg.Sign(k, c, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// identify returns what a service makes of a request with the given headers.
+func identify(v *session.Verifier, header http.Header) (caller session.Caller, known bool, required error) {
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header = header
+	v.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		caller, known = session.From(r.Context())
+		required = v.Require(r.Context())
+	})).ServeHTTP(httptest.NewRecorder(), r)
+	return caller, known, required
+}
+
+func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
+
+func status(err error) int {
+	if p, ok := err.(*web.Problem); ok {
+		return p.Status
+	}
+	return 0
+}
+
+func TestSession(t *testing.T) {
+	t.Cleanup(func() { goleak.VerifyNone(t) })
+	issuer := sessiontest.New(t)
+	v := session.NewVerifier(issuer.Config, nil)
+	token := issuer.Token("ada")
+	for name, header := range map[string]http.Header{
+		"bearer":                     bearer(token),
+		"any case":                   {"Authorization": {"bearer " + token}},
+		"cookie":                     {"Cookie": {"session=" + token}},
+		"among cookies":              {"Cookie": {"a=b; session=" + token + "; c=d"}},
+		"bearer goes before cookie":  {"Authorization": {"Bearer " + token}, "Cookie": {"session=garbage"}},
+		"another scheme is not ours": {"Authorization": {"Basic YTpi"}, "Cookie": {"session=" + token}},
+	} {
+		if caller, known, err := identify(v, header); caller != ada || !known || err != nil {
+			t.Errorf("%s: got %v %v %v", name, caller, known, err)
+		}
+	}
+}
+
+func TestWhatDoesNotCountIsAnonymous(t *testing.T) {
+	issuer := sessiontest.New(t)
+	v := session.NewVerifier(issuer.Config, nil)
+	good := issuer.Token("ada")
+	parts := strings.Split(good, ".")
+	encode := func(v any) string {
+		data, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return base64.RawURLEncoding.EncodeToString(data)
+	}
+	now := time.Now()
+	hmacSigned, err := func() (string, error) { // with the public key as the secret
+		c := jwt.MapClaims{"sub": "ada", "iss": "turnstile", "aud": "turnstile", "exp": now.Add(time.Hour).Unix()}
+		token := jwt.NewWithClaims(jwt.SigningMethodHS256, c)
+		token.Header["kid"] = issuer.Key.ID
+		return token.SignedString([]byte(issuer.Key.Public()))
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	withClaims := func(c jwt.MapClaims) string {
+		token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
+		token.Header["kid"] = issuer.Key.ID
+		signed, err := token.SignedString(issuer.Key.Private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signed
+	}
+	exp := now.Add(time.Hour).Unix()
+	if caller, known, _ := identify(v, bearer(withClaims(jwt.MapClaims{"sub": "x", "iss": "turnstile", "aud": "turnstile", "exp": exp}))); !known || caller.ID != "x" {
+		t.Fatal("a token made here does not count, so this test shows nothing")
+	}
+	for name, token := range map[string]string{
+		"none":           "",
+		"garbage":        "garbage",
+		"dots":           "..",
+		"truncated":      good[:len(good)-5],
+		"changed":        parts[0] + "." + encode(map[string]any{"sub": "eve", "iss": "turnstile", "aud": "turnstile", "exp": exp}) + "." + parts[2],
+		"unsigned":       encode(map[string]any{"alg": "none", "kid": "test"}) + "." + parts[1] + ".",
+		"unsigned, too":  encode(map[string]any{"alg": "None", "kid": "test"}) + "." + parts[1] + "." + parts[2],
+		"HMAC":           hmacSigned,
+		"expired":        sign(t, issuer.Config, issuer.Key, ada, now.Add(-session.Lifetime-time.Minute)),
+		"wrong key":      sign(t, issuer.Config, newKey(t, "test"), ada, now),
+		"unknown key":    sign(t, issuer.Config, newKey(t, "other"), ada, now),
+		"wrong audience": sign(t, session.Config{Audience: "others"}, issuer.Key, ada, now),
+		"wrong issuer":   sign(t, session.Config{Issuer: "others"}, issuer.Key, ada, now),
+		"nobody":         sign(t, issuer.Config, issuer.Key, session.Caller{}, now),
+		"no expiry":      withClaims(jwt.MapClaims{"sub": "ada", "iss": "turnstile", "aud": "turnstile"}),
+		"no audience":    withClaims(jwt.MapClaims{"sub": "ada", "iss": "turnstile", "exp": exp}),
+		"not yet":        withClaims(jwt.MapClaims{"sub": "ada", "iss": "turnstile", "aud": "turnstile", "exp": exp, "nbf": now.Add(time.Minute).Unix()}),
+	} {
+		for kind, header := range map[string]http.Header{"bearer": bearer(token), "cookie": {"Cookie": {"session=" + token}}} {
+			caller, known, err := identify(v, header)
+			if known || caller != (session.Caller{}) || status(err) != http.StatusUnauthorized {
+				t.Errorf("%s as %s: got %v %v %v", name, kind, caller, known, err)
+			}
+		}
+	}
+}
+
+func TestExpiry(t *testing.T) {
+	issuer := sessiontest.New(t)
+	now := time.Date(2026, 5, 6, 7, 8, 9, 999, time.UTC)
+	token, expires, err := issuer.Config.Sign(issuer.Key, ada, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c jwt.RegisteredClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(token, &c); err != nil {
+		t.Fatal(err)
+	}
+	if want := time.Date(2026, 5, 6, 19, 8, 9, 0, time.UTC); !expires.Equal(want) || !c.ExpiresAt.Equal(want) || c.ID == "" {
+		t.Errorf("expires %v, %v, want %v; id %q", expires, c.ExpiresAt, want, c.ID)
+	}
+}
+
+// keyServer stands in for auth's key set, and can be down.
+type keyServer struct {
+	*httptest.Server
+	keys    atomic.Pointer[[]session.Key]
+	down    atomic.Bool
+	fetched atomic.Int32
+}
+
+func newKeyServer(t *testing.T, keys ...session.Key) *keyServer {
+	t.Helper()
+	s := &keyServer{}
+	s.keys.Store(&keys)
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		s.fetched.Add(1)
+		if s.down.Load() {
+			http.Error(w, "down", http.StatusServiceUnavailable)
+			return
+		}
+		set, err := session.PublicSet(*s.keys.Load()...)
+		if err != nil {
+			t.Error(err)
+		}
+		w.Write(set) //nolint:errcheck // the test will notice
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestAuthMayComeLater(t *testing.T) {
+	clock := newClock()
+	k := newKey(t, "1")
+	server := newKeyServer(t, k)
+	server.down.Store(true)
+	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
+	token := sign(t, session.Config{}, k, ada, time.Now())
+
+	_, known, err := identify(v, bearer(token))
+	if known || status(err) != http.StatusServiceUnavailable {
+		t.Errorf("before auth is there: %v %v, want 503: nobody can say whether this is a session", known, err)
+	}
+	if _, _, err := identify(v, http.Header{}); status(err) != http.StatusUnauthorized {
+		t.Errorf("without a session: %v, want 401", err)
+	}
+	server.down.Store(false)
+	clock.advance(session.Retry)
+	if caller, known, err := identify(v, bearer(token)); caller != ada || !known || err != nil {
+		t.Errorf("after auth has come: %v %v %v", caller, known, err)
+	}
+}
+
+func TestKnownKeysOutliveAuth(t *testing.T) {
+	clock := newClock()
+	k := newKey(t, "1")
+	server := newKeyServer(t, k)
+	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
+	token := sign(t, session.Config{}, k, ada, time.Now())
+	if _, known, _ := identify(v, bearer(token)); !known {
+		t.Fatal("the session does not count")
+	}
+	server.down.Store(true)
+	for range 3 {
+		clock.advance(session.MaxAge + time.Second)
+		if caller, known, err := identify(v, bearer(token)); caller != ada || !known || err != nil {
+			t.Errorf("while auth answers 503: %v %v %v", caller, known, err)
+		}
+	}
+	server.Close()
+	clock.advance(session.MaxAge + time.Second)
+	if _, known, err := identify(v, bearer(token)); !known {
+		t.Errorf("while auth is gone: %v", err)
+	}
+	other := sign(t, session.Config{}, newKey(t, "2"), ada, time.Now())
+	if _, known, err := identify(v, bearer(other)); known || status(err) != http.StatusUnauthorized {
+		t.Errorf("with an unknown key while auth is gone: %v", err)
+	}
+}
+
+func TestNewAndRetiredKeys(t *testing.T) {
+	clock := newClock()
+	first, second := newKey(t, "1"), newKey(t, "2")
+	server := newKeyServer(t, first)
+	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
+	old, young := sign(t, session.Config{}, first, ada, time.Now()), sign(t, session.Config{}, second, ada, time.Now())
+	if _, known, _ := identify(v, bearer(old)); !known {
+		t.Fatal("the first key does not count")
+	}
+	server.keys.Store(&[]session.Key{first, second})
+	clock.advance(session.Retry)
+	for name, token := range map[string]string{"old": old, "new": young} {
+		if _, known, err := identify(v, bearer(token)); !known {
+			t.Errorf("the %s key does not count: %v", name, err)
+		}
+	}
+	server.keys.Store(&[]session.Key{second})
+	clock.advance(session.MaxAge + time.Second)
+	if _, known, err := identify(v, bearer(old)); known || status(err) != http.StatusUnauthorized {
+		t.Errorf("the retired key still counts: %v", err)
+	}
+}
+
+func TestUnknownKeysDoNotFloodAuth(t *testing.T) {
+	clock := newClock()
+	k := newKey(t, "1")
+	server := newKeyServer(t, k)
+	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
+	token := sign(t, session.Config{}, newKey(t, "made up"), ada, time.Now())
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			if _, known, err := identify(v, bearer(token)); known || status(err) != http.StatusUnauthorized {
+				t.Errorf("got %v %v", known, err)
+			}
+		})
+	}
+	all.Wait()
+	if n := server.fetched.Load(); n != 1 {
+		t.Errorf("the keys were fetched %d times", n)
+	}
+	clock.advance(session.Retry)
+	identify(v, bearer(token))
+	if n := server.fetched.Load(); n != 2 {
+		t.Errorf("after a while the keys were fetched %d times", n)
+	}
+}
+
+func TestAnEmptySetIsNotBelieved(t *testing.T) {
+	clock := newClock()
+	k := newKey(t, "1")
+	server := newKeyServer(t, k)
+	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
+	token := sign(t, session.Config{}, k, ada, time.Now())
+	if _, known, _ := identify(v, bearer(token)); !known {
+		t.Fatal("the session does not count")
+	}
+	server.keys.Store(&[]session.Key{})
+	clock.advance(session.MaxAge + time.Second)
+	if _, known, err := identify(v, bearer(token)); !known {
+		t.Errorf("signed out by an empty set: %v", err)
+	}
+}
+
+// A set that takes for ever holds up nobody who has a known key, and those without one only for as long as one attempt.
+func TestAuthHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := session.NewHangingVerifier()
+		token := sign(t, session.Config{}, newKey(t, "1"), ada, time.Now())
+		start := time.Now()
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				if _, _, err := identify(v, bearer(token)); status(err) != http.StatusServiceUnavailable {
+					t.Errorf("got %v", err)
+				}
+			})
+		}
+		all.Wait()
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("20 requests took %v", took)
+		}
+	})
+}
+
+func TestPublicSetHoldsNoSecret(t *testing.T) {
+	k := newKey(t, "1")
+	set, err := session.PublicSet(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"keys":[{"kty":"OKP","use":"sig","alg":"EdDSA","kid":"1","crv":"Ed25519","x":"` + base64.RawURLEncoding.EncodeToString(k.Public()) + `"}]}`
+	var got, wanted map[string]any
+	if json.Unmarshal(set, &got) != nil || json.Unmarshal([]byte(want), &wanted) != nil {
+		t.Fatalf("not JSON: %s", set)
+	}
+	if a, b := mustJSON(t, got), mustJSON(t, wanted); a != b {
+		t.Errorf("got  %s\nwant %s", a, b)
+	}
+}
+
+func mustJSON(t *testing.T, v any) string {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestCookies(t *testing.T) {
+	s := web.NewServer("x", web.Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}, nil, nil, nil)
+	type result struct{ set, cleared string }
+	var got result
+	s.Authenticate(cookieMaker{func(ctx context.Context) {
+		set := session.SetCookie(ctx, "token", time.Date(2026, 5, 6, 7, 8, 9, 0, time.UTC))
+		cleared := session.ClearCookie(ctx)
+		got = result{set.String(), cleared.String()}
+	}})
+	for proto, secure := range map[string]string{"http": "", "https": "; Secure"} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.RemoteAddr = "192.0.2.1:1"
+		r.Header.Set("X-Forwarded-Proto", proto)
+		s.ServeHTTP(httptest.NewRecorder(), r)
+		want := result{
+			"session=token; Path=/; Expires=Wed, 06 May 2026 07:08:09 GMT; HttpOnly" + secure + "; SameSite=Lax",
+			"session=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0; HttpOnly" + secure + "; SameSite=Lax",
+		}
+		if got != want {
+			t.Errorf("%s: got  %+v\nwant %+v", proto, got, want)
+		}
+	}
+}
+
+type cookieMaker struct{ make func(context.Context) }
+
+func (c cookieMaker) Middleware(http.Handler) http.Handler {
+	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { c.make(r.Context()) })
+}
+func (cookieMaker) Require(context.Context) error { return nil }
+func (cookieMaker) SecuritySchemes() map[string]*huma.SecurityScheme {
+	return nil
+}
+
+func TestTrustedOrigins(t *testing.T) {
+	var o session.Origin
+	for _, bad := range []string{"shop.example", "https://shop.example/path", "*"} {
+		if err := o.UnmarshalText([]byte(bad)); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+	if err := o.UnmarshalText([]byte("https://shop.example")); err != nil {
+		t.Fatal(err)
+	}
+	issuer := sessiontest.New(t)
+	issuer.Config.TrustedOrigins = []session.Origin{o}
+	v := session.NewVerifier(issuer.Config, nil)
+	for origin, want := range map[string]int{"https://shop.example": 200, "https://evil.example": 403} {
+		r := httptest.NewRequest(http.MethodPost, "/", nil)
+		r.AddCookie(&http.Cookie{Name: session.Cookie, Value: issuer.Token("ada")})
+		r.Header.Set("Origin", origin)
+		w := httptest.NewRecorder()
+		v.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})).ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%s: got %d, want %d", origin, w.Code, want)
+		}
+	}
+}
+
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func newClock() *clock { return &clock{at: time.Now()} }
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
