@@ -67,8 +67,8 @@ type Options struct {
 // what a variable is for, and for a required one a tag example, which stands in for it in describe. All
 // variables that are missing or wrong are reported together, by name, before build is called.
 //
-// Build makes the parts and adds them, in the order in which they need each other. It does no I/O: describe calls
-// it too, with every variable at its default or example, and whatever else at its zero value.
+// Build makes the parts and adds them, in the order in which they need each other. It does no I/O: describe
+// calls it too, with every variable at its default or example, and whatever else at its zero value.
 func Run[C any](ctx context.Context, name string, build func(s *Service, c C) error, o Options) error {
 	var c struct {
 		Process process

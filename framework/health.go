@@ -78,7 +78,7 @@ func (p *part) checks() (checks map[string]error) {
 	}
 	if r, ok := p.Part.(readier); ok {
 		if err := guard(func() error { checks = r.Ready(); return nil }); err != nil {
-			return map[string]error{p.name: fmt.Errorf("Ready: %w", err)}
+			return map[string]error{p.name: fmt.Errorf("check failed: %w", err)}
 		}
 	}
 	if len(checks) == 0 {

@@ -39,18 +39,18 @@ type Service struct {
 // return earlier, with an error or without, is to fail, and stops the service. Time to finish is limited by
 // DRAIN_TIMEOUT, which all parts share.
 //
-// A Part may have any of these methods too. All but Run must be safe to call at any time and from any
-// goroutine:
+// A Part may have any of these methods too. Ready, Addr and Describe are called from any goroutine, also
+// while Run runs.
 //
 //	Start(ctx context.Context) error
 //
 // Start makes the part usable by the parts added after it. Parts are started in the order in which they
 // were added, each when the one before has been, and no Run is called before the last is. An error is
-// logged and Start is called again, with growing pauses, until it succeeds or the service is told to stop; unless
-// the error, or one that it wraps, has a method Permanent() bool that returns true, or is the failure to
-// listen on an address: such an error stops the service. Run is always called after a Start that succeeded,
-// with a ctx that is already done if the service stops before it was up, so Run is the place to release
-// what Start opened.
+// logged and Start is called again, with growing pauses, until it succeeds or the service is told to stop,
+// when ctx is done. Only an error that has, or wraps one that has, a method Permanent() bool that returns
+// true stops the service, as does the failure to listen on an address. Run is always called after a Start
+// that succeeded, with a ctx that is already done if the service stops before it was up: Run is the place to
+// release what Start opened.
 //
 //	Ready() map[string]error
 //
@@ -70,14 +70,15 @@ type Service struct {
 //
 //	Describe() map[string]any
 //
-// Describe adds to what `<service> describe` prints, by top-level key. Under one key the lists of several parts
-// are joined, and so are their objects. It does no I/O.
+// Describe adds to what `<service> describe` prints, by top-level key. Under one key the lists of several
+// parts are joined, and so are their objects. It does no I/O.
 type Part interface {
 	Run(ctx context.Context) error
 }
 
 // Add adds a part: it is started after those added before it and stopped before them. The name is what logs,
-// probes and errors call it. Add panics if the name is empty or taken, if p is nil, and after the build function has returned.
+// probes and errors call it. Add panics if the name is empty, "admin" or taken, if p is nil, and after the
+// build function has returned.
 func (s *Service) Add(name string, p Part) {
 	switch {
 	case s.built:

@@ -48,7 +48,7 @@ type everything struct {
 	Write    pool            `envPrefix:"WRITE_"`
 	Ignored  func()          `env:"-"`
 	Other    chan int
-	hidden   string //nolint:unused // shows that it is left alone
+	hidden   string `env:"TEXT"` //nolint:unused // shows that it is left alone
 }
 
 func TestLoad(t *testing.T) {

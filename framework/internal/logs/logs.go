@@ -19,7 +19,7 @@ import (
 func New(w io.Writer, text bool, level slog.Leveler) *slog.Logger {
 	var h slog.Handler
 	if text {
-		h = tint.NewHandler(w, &tint.Options{
+		h = tint.NewTextHandler(w, &tint.Options{
 			Level: level, TimeFormat: "15:04:05.000", NoColor: !IsTerminal(w),
 		})
 	} else {
