@@ -24,7 +24,7 @@ type process struct {
 	OTLP        endpoint `env:"OTEL_EXPORTER_OTLP_ENDPOINT" doc:"OpenTelemetry collector to send traces and metrics to; not sent if not set" example:"http://collector:4318"`
 	OTLPTraces  endpoint `env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" doc:"full address to send traces to, if another"`
 	OTLPMetrics endpoint `env:"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" doc:"full address to send metrics to, if another"`
-	Protocol    protocol `env:"OTEL_EXPORTER_OTLP_PROTOCOL" envDefault:"http/protobuf" doc:"how to send them: http/protobuf or http/json"`
+	Protocol    protocol `env:"OTEL_EXPORTER_OTLP_PROTOCOL" envDefault:"http/protobuf" doc:"how to send them; nothing else is built in"`
 }
 
 func (p *process) instance() string {
@@ -85,9 +85,8 @@ func (e endpoint) join(path string) string {
 type protocol string
 
 func (p *protocol) UnmarshalText(text []byte) error {
-	switch *p = protocol(text); *p {
-	case "http/protobuf", "http/json":
-		return nil
+	if *p = protocol(text); *p != "http/protobuf" {
+		return errors.New("want http/protobuf, nothing else is built in")
 	}
-	return errors.New("want http/protobuf or http/json; gRPC is not built in")
+	return nil
 }

@@ -38,7 +38,7 @@ func TestAllThatIsWrongWithTheConfigurationIsReportedTogether(t *testing.T) {
   LOG_LEVEL is "loud" (want DEBUG, INFO, WARN or ERROR)
   LOG_FORMAT is "xml" (want auto, json or text)
   OTEL_EXPORTER_OTLP_ENDPOINT is "collector:4317" (want a URL such as http://collector:4318)
-  OTEL_EXPORTER_OTLP_PROTOCOL is "grpc" (want http/protobuf or http/json; gRPC is not built in)
+  OTEL_EXPORTER_OTLP_PROTOCOL is "grpc" (want http/protobuf, nothing else is built in)
   DATABASE_URL is required and not set, want a string such as sqlite:orders.db: where the orders are kept
   STRIPE_KEY is required and not set, want a string: secret key of the payment provider
   ORDER_EXPIRATION is "15", want a duration such as 500ms, 30s or 5m

@@ -48,7 +48,6 @@ type everything struct {
 	Write    pool            `envPrefix:"WRITE_"`
 	Ignored  func()          `env:"-"`
 	Other    chan int
-	hidden   string `env:"TEXT"` //nolint:unused // shows that it is left alone
 }
 
 func TestLoad(t *testing.T) {
