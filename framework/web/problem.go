@@ -3,18 +3,17 @@ package web
 import (
 	"context"
 	"crypto/rand"
-	"database/sql/driver"
 	"encoding/hex"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/turnstile-go/turnstile/framework/database"
 )
 
 // Problem is an error as the caller sees it: an RFC 9457 problem with the extra member errors, which holds at least one
@@ -116,9 +115,9 @@ func (s *Server) problem(ctx context.Context, err error) *Problem {
 		}
 	}
 	switch {
-	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+	case ctx.Err() == context.Canceled: // whatever became of the work, nobody waits for it
 		return newProblem(statusGone, "The caller went away")
-	case away(err):
+	case database.Away(err), database.Retryable(err), errors.Is(err, context.DeadlineExceeded), ctx.Err() != nil:
 		s.log.LogAttrs(ctx, slog.LevelWarn, "a dependency is away", slog.Any("error", err))
 		return Unavailable("The service is briefly unavailable, please try again", time.Second)
 	}
@@ -132,28 +131,6 @@ func (s *Server) unforeseen(ctx context.Context) *Problem {
 	p := newProblem(http.StatusInternalServerError, "Something went wrong")
 	p.TraceID = traceID(ctx)
 	return p
-}
-
-// away reports whether err says that the database cannot be reached or did not answer in time, rather than that it refused.
-func away(err error) bool {
-	var network net.Error
-	var state interface{ SQLState() string }
-	switch {
-	case errors.Is(err, driver.ErrBadConn), errors.Is(err, context.DeadlineExceeded):
-		return true
-	case errors.As(err, &network), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return true
-	case errors.As(err, &state):
-		switch code := state.SQLState(); {
-		case strings.HasPrefix(code, "08"): // connection exceptions
-			return true
-		case strings.HasPrefix(code, "57P"): // shutting down, starting, terminated
-			return true
-		case code == "53300": // too many connections
-			return true
-		}
-	}
-	return false
 }
 
 // traceID is the id of the request's trace, or a fresh one when nothing is traced.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/jackc/pgx/v5/pgconn"
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -60,11 +61,6 @@ func (h newHat) Validate() []web.Field {
 }
 
 type hatOutput struct{ Body hat }
-
-type pgError struct{ code string }
-
-func (e pgError) Error() string    { return "database: " + e.code }
-func (e pgError) SQLState() string { return e.code }
 
 var errOutOfHats = errors.New("out of hats") //nolint:gochecknoglobals // a sentinel
 
@@ -146,9 +142,11 @@ func newHats(t *testing.T, cfg web.Config) *hats {
 		case "slow":
 			return nil, fmt.Errorf("query: %w", context.DeadlineExceeded)
 		case "starting":
-			return nil, fmt.Errorf("query: %w", pgError{"57P03"})
+			return nil, fmt.Errorf("query: %w", &pgconn.PgError{Code: "57P03"})
+		case "deadlock": // again and again
+			return nil, fmt.Errorf("query: %w", &pgconn.PgError{Code: "40P01"})
 		case "unique":
-			return nil, fmt.Errorf("query: %w", pgError{"23505"})
+			return nil, fmt.Errorf("query: %w", &pgconn.PgError{Code: "23505"})
 		case "empty":
 			return nil, fmt.Errorf("reserve: %w", errOutOfHats)
 		case "conflict":
@@ -377,6 +375,7 @@ func TestErrorsBecomeProblems(t *testing.T) {
 		{"refused", 503, "", "1"},
 		{"slow", 503, "", "1"},
 		{"starting", 503, "", "1"},
+		{"deadlock", 503, "", "1"},
 		{"unique", 500, "Something went wrong", ""},
 		{"secret", 500, "Something went wrong", ""},
 		{"panic", 500, "Something went wrong", ""},
@@ -791,6 +790,22 @@ func TestRunCutsOffWhatDoesNotEnd(t *testing.T) {
 	}
 	close(release)
 	<-left
+}
+
+func TestCallersWhoLeaveAreNoFailures(t *testing.T) {
+	var log bytes.Buffer
+	s := web.NewServer("late", web.Config{}, slog.New(slog.NewTextHandler(&log, nil)), nil, nil)
+	ctx, leave := context.WithCancel(t.Context())
+	huma.Register(s.API(), huma.Operation{OperationID: "late", Method: "GET", Path: "/api/late"},
+		func(ctx context.Context, _ *struct{}) (*struct{}, error) {
+			leave()
+			<-ctx.Done()
+			return nil, errors.New("interrupted")
+		})
+	s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/api/late", nil).WithContext(ctx))
+	if log.Len() > 0 {
+		t.Errorf("logged: %s", &log)
+	}
 }
 
 func TestRequestTimeout(t *testing.T) {
