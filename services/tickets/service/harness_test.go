@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,16 +38,25 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // harness is the service, whole, on a database and a broker of the test's own,
 // with a peer in the place of all other services.
 type harness struct {
-	t    *testing.T
-	url  string
-	key  session.Key
-	peer *peer
+	t       *testing.T
+	key     session.Key
+	broker  *eventtest.Broker
+	peer    *peer
+	environ []string
+
+	urls []string // of the processes of the service, which take turns
+	turn atomic.Int64
 }
 
-// onBoth runs a test of the whole service on each kind of database.
+// onBoth runs a test of the whole service on each kind of database: one process
+// on SQLite, two on PostgreSQL.
 func onBoth(t *testing.T, test func(t *testing.T, h *harness), environ ...string) {
 	t.Run("sqlite", func(t *testing.T) { test(t, start(t, sqlite(t), environ...)) })
-	t.Run("postgres", func(t *testing.T) { test(t, start(t, databasetest.PostgresURL(t), environ...)) })
+	t.Run("postgres", func(t *testing.T) {
+		h := start(t, databasetest.PostgresURL(t), environ...)
+		h.boot()
+		test(t, h)
+	})
 }
 
 func sqlite(t *testing.T) string { return "sqlite:" + filepath.Join(t.TempDir(), "test.db") }
@@ -56,7 +67,9 @@ func start(t *testing.T, databaseURL string, environ ...string) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &harness{t: t, key: session.Key{ID: "test", Private: private}}
+	h := &harness{t: t, key: session.Key{ID: "test", Private: private}, broker: eventtest.NewBroker(eventtest.Faults{})}
+	t.Cleanup(h.broker.Close)
+	h.peer = newPeer(t, h.broker)
 	keys, err := session.PublicSet(h.key)
 	if err != nil {
 		t.Fatal(err)
@@ -66,43 +79,55 @@ func start(t *testing.T, databaseURL string, environ ...string) *harness {
 		_, _ = w.Write(keys)
 	}))
 	t.Cleanup(auth.Close)
-	broker := eventtest.NewBroker(eventtest.Faults{})
-	t.Cleanup(broker.Close)
-	h.peer = newPeer(t, broker)
+	h.environ = append([]string{
+		"DATABASE_URL=" + databaseURL, "HTTP_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "DRAIN_DELAY=0s",
+		"SESSION_JWKS_URL=" + auth.URL, "LOG_LEVEL=WARN",
+	}, environ...)
+	h.boot()
+	return h
+}
 
+// boot starts a process of the service, and returns what stops it before the
+// test ends.
+func (h *harness) boot() (stop func()) {
+	h.t.Helper()
 	ready := make(chan map[string]string, 1)
-	run(t, func(ctx context.Context) error {
+	halt := run(h.t, func(ctx context.Context) error {
 		return framework.Run(ctx, name, func(s *framework.Service, cfg service.Config) error {
-			return service.Assemble(s, cfg, broker)
+			return service.Assemble(s, cfg, h.broker)
 		}, framework.Options{
-			Environ: append([]string{
-				"DATABASE_URL=" + databaseURL, "HTTP_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "DRAIN_DELAY=0s",
-				"SESSION_JWKS_URL=" + auth.URL, "LOG_LEVEL=WARN",
-			}, environ...),
-			Stdout: t.Output(),
-			Ready:  func(addresses map[string]string) { ready <- addresses },
+			Environ: h.environ, Stdout: h.t.Output(),
+			Ready: func(addresses map[string]string) { ready <- addresses },
 		})
 	})
 	select {
 	case addresses := <-ready:
-		h.url = "http://" + addresses["http"]
+		url := "http://" + addresses["http"]
+		h.urls = append(h.urls, url)
+		return func() {
+			h.urls = slices.DeleteFunc(h.urls, func(u string) bool { return u == url })
+			halt()
+		}
 	case <-time.After(patience):
-		t.Fatal("the service is not ready")
+		h.t.Fatal("the service is not ready")
+		return nil
 	}
-	return h
 }
 
-// run runs f until the test ends, and then waits for it.
-func run(t *testing.T, f func(ctx context.Context) error) {
+// run runs f until it is stopped, at the end of the test at the latest, and
+// waits for it then.
+func run(t *testing.T, f func(ctx context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // response is what the service answered.
@@ -130,7 +155,8 @@ func (h *harness) call(user, method, path string, body any, headers ...string) (
 		}
 		content = bytes.NewReader(data)
 	}
-	r, err := http.NewRequest(method, h.url+path, content)
+	url := h.urls[h.turn.Add(1)%int64(len(h.urls))]
+	r, err := http.NewRequest(method, url+path, content)
 	if err != nil {
 		return response{}, err
 	}
@@ -240,7 +266,7 @@ func (p *peer) publish(events ...event.Event) {
 		return nil
 	})
 	if err != nil {
-		p.t.Fatal(err)
+		p.t.Error(err) // not Fatal: any goroutine may publish
 	}
 }
 

@@ -1,0 +1,243 @@
+package service_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/services/orders"
+	"github.com/turnstile-go/turnstile/services/payments"
+)
+
+var foreign = []event.Event{orders.Created{}, orders.Cancelled{}, orders.Completed{}}
+
+func listen(p *peer, l *event.Listener) {
+	hear[payments.Captured](p, l)
+}
+
+type payment struct {
+	ID       string `json:"id"`
+	OrderID  string `json:"orderId"`
+	Amount   int64  `json:"amount"`
+	Currency string `json:"currency"`
+	Status   string `json:"status"`
+}
+
+type input map[string]any
+
+const path = "/api/payments"
+
+// order publishes an order of buyer's at 19.99 and waits until the service
+// knows of it.
+func (h *harness) order(id string) {
+	h.t.Helper()
+	h.orderUntil(id, time.Now().Add(time.Hour))
+}
+
+func (h *harness) orderUntil(id string, expires time.Time) {
+	h.t.Helper()
+	h.peer.publish(orders.Created{ID: id, UserID: "buyer", ExpiresAt: expires, Ticket: orders.Ticket{ID: "t", Price: 1999}})
+	h.answers(http.StatusForbidden, "stranger", id)
+}
+
+// answers waits until the service answers a payment so: nothing signals that a
+// service has heard of something.
+func (h *harness) answers(status int, user, order string) {
+	h.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		res, err := h.call(user, "POST", path, input{"orderId": order, "token": "tok_chargeDeclined"})
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if res.status == status {
+			return
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatalf("payment of %s by %s: %v; want %d", order, user, res, status)
+		}
+	}
+}
+
+func (h *harness) list(user, query string) (all []payment) {
+	h.t.Helper()
+	h.want(http.StatusOK, &all, user, "GET", path+query, nil)
+	return all
+}
+
+func TestPay(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		h.order("o")
+		var paid struct{ ID string }
+		res := h.want(http.StatusCreated, &paid, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+		if string(res.body) != `{"id":"`+paid.ID+`"}`+"\n" && string(res.body) != `{"id":"`+paid.ID+`"}` {
+			t.Errorf("paid: %v", res)
+		}
+		want := payment{ID: paid.ID, OrderID: "o", Amount: 1999, Currency: "usd", Status: "captured"}
+		if all := h.list("buyer", "?orderId=o"); len(all) != 1 || all[0] != want {
+			t.Errorf("payments: %+v, want %+v", all, want)
+		}
+		captured := payments.Captured{ID: paid.ID, OrderID: "o", Amount: 1999, Currency: "usd"}
+		if all := await(h.peer, captured); len(all) != 1 {
+			t.Errorf("captured: %+v", all)
+		}
+		h.refused(http.StatusConflict, []string{"Order is already paid or being paid"}, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+		h.peer.publish(orders.Completed{ID: "o", Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+		h.answers(http.StatusConflict, "buyer", "o")
+	})
+}
+
+func TestChecksInOrder(t *testing.T) {
+	h := start(t, sqlite(t))
+	h.order("o")
+	const noOrder, noToken = "OrderId is required", "Token is required"
+	h.refused(http.StatusUnauthorized, nil, "", "POST", path, input{})
+	h.refused(http.StatusUnauthorized, nil, "", "GET", path, nil)
+	for _, test := range []struct {
+		body     any
+		messages []string
+	}{
+		{input{}, []string{noOrder, noToken}},
+		{input{"orderId": 7, "token": " "}, []string{noOrder, noToken}},
+		{input{"orderId": "unknown"}, []string{noToken}},
+		{input{"token": "tok_visa"}, []string{noOrder}},
+		{input{"orderId": "o", "token": strings.Repeat("x", 501)}, []string{"Token is too long"}},
+	} {
+		h.refused(http.StatusUnprocessableEntity, test.messages, "buyer", "POST", path, test.body)
+	}
+	h.refused(http.StatusNotFound, []string{"Order not found"}, "buyer", "POST", path, input{"orderId": "unknown", "token": "tok_visa"})
+	h.refused(http.StatusForbidden, nil, "stranger", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+
+	h.orderUntil("expired", time.Now())
+	h.refused(http.StatusForbidden, nil, "stranger", "POST", path, input{"orderId": "expired", "token": "tok_visa"})
+	h.refused(http.StatusConflict, []string{"Order has expired"}, "buyer", "POST", path, input{"orderId": "expired", "token": "tok_visa"})
+
+	h.peer.publish(orders.Cancelled{ID: "o", Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+	h.answers(http.StatusConflict, "buyer", "o")
+	h.refused(http.StatusConflict, []string{"Cannot pay for a cancelled order"}, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+}
+
+// TestDeclined: a declined payment says why and leaves the order payable.
+func TestDeclined(t *testing.T) {
+	h := start(t, sqlite(t))
+	h.order("o")
+	for token, reason := range map[string]string{
+		"tok_chargeDeclined":    "Your card was declined",
+		"tok_insufficientFunds": "Your card has insufficient funds",
+		"tok_unheard_of":        "The payment token is unknown",
+	} {
+		h.refused(http.StatusPaymentRequired, []string{reason}, "buyer", "POST", path, input{"orderId": "o", "token": token})
+	}
+	h.want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+	var statuses []string
+	for _, p := range h.list("buyer", "") {
+		statuses = append(statuses, p.Status)
+	}
+	if want := []string{"captured", "declined", "declined", "declined"}; !slices.Equal(statuses, want) {
+		t.Errorf("payments: %v, want %v", statuses, want)
+	}
+}
+
+// TestLateAnswer: a provider that answers late is waited for; one that answers
+// too late leaves the payment pending, and the order is not charged again.
+func TestLateAnswer(t *testing.T) {
+	t.Run("in time", func(t *testing.T) {
+		h := start(t, sqlite(t), "SANDBOX_DELAY=50ms")
+		h.order("o")
+		h.want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
+	})
+	t.Run("too late", func(t *testing.T) {
+		h := start(t, sqlite(t), "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=100ms")
+		h.order("o")
+		res := h.want(http.StatusServiceUnavailable, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
+		if res.header.Get("Retry-After") == "" {
+			t.Errorf("%v has no Retry-After", res.header)
+		}
+		h.refused(http.StatusConflict, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+		if all := h.list("buyer", ""); len(all) != 1 || all[0].Status != "pending" {
+			t.Errorf("payments: %+v", all)
+		}
+	})
+}
+
+// TestParallelPayments: of many payments of one order at once, one is made.
+func TestParallelPayments(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		const tries = 50
+		h.order("o")
+		var paid, refused atomic.Int32
+		var group errgroup.Group
+		for i := range tries {
+			group.Go(func() error {
+				res, err := h.call("buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+				switch {
+				case err != nil:
+					return err
+				case res.status == http.StatusCreated:
+					paid.Add(1)
+				case res.status == http.StatusConflict:
+					refused.Add(1)
+				default:
+					return fmt.Errorf("payment %d: %v", i, res)
+				}
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			t.Error(err)
+		}
+		if p, r := paid.Load(), refused.Load(); p != 1 || r != tries-1 {
+			t.Errorf("%d paid, %d refused", p, r)
+		}
+		all := h.list("buyer", "")
+		if len(all) != 1 {
+			t.Fatalf("payments: %+v", all)
+		}
+		await(h.peer, payments.Captured{ID: all[0].ID, OrderID: "o", Amount: 1999, Currency: "usd"})
+	})
+}
+
+func TestList(t *testing.T) {
+	h := start(t, sqlite(t))
+	var ids []string
+	for i := range 3 {
+		id := fmt.Sprint("o", i)
+		h.order(id)
+		res := h.want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": id, "token": "tok_visa"})
+		var p payment
+		if err := json.Unmarshal(res.body, &p); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, p.ID)
+	}
+	next := path + "?limit=2"
+	for i, want := range [][]string{{ids[2], ids[1]}, {ids[0]}} {
+		var page []payment
+		res := h.want(http.StatusOK, &page, "buyer", "GET", next, nil)
+		var found []string
+		for _, p := range page {
+			found = append(found, p.ID)
+		}
+		link := res.header.Get("Link")
+		if !slices.Equal(found, want) || (link != "") != (i == 0) {
+			t.Errorf("page %d: %v, link %q; want %v", i, found, link, want)
+		}
+		next = strings.TrimSuffix(strings.TrimPrefix(link, "<"), `>; rel="next"`)
+	}
+	if all := h.list("buyer", "?orderId=o1"); len(all) != 1 || all[0].ID != ids[1] {
+		t.Errorf("of o1: %+v", all)
+	}
+	for _, none := range []struct{ user, query string }{{"buyer", "?orderId=unknown"}, {"stranger", ""}, {"stranger", "?orderId=o1"}} {
+		if all := h.list(none.user, none.query); all == nil || len(all) > 0 {
+			t.Errorf("%+v: %+v", none, all)
+		}
+	}
+	h.refused(http.StatusUnprocessableEntity, nil, "buyer", "GET", path+"?limit=0", nil)
+}
