@@ -54,7 +54,6 @@ func devCommand(out *console.Console, stop *stopper) *cobra.Command {
 			Listen: listen, Environ: os.Environ(), DotEnv: filepath.Join(w.Root, ".env"), Broker: broker, Console: out,
 		})
 		stop.on(func() { out.Say(console.Dim, "stopping; Ctrl-C again kills") }, system.KillAll)
-		out.Say(console.Dim, "starting %s", strings.Join(w.Names(), ", "))
 
 		var watcher *workspace.Watcher
 		ended := make(chan error, 1)

@@ -27,8 +27,9 @@ type Console struct {
 	mu     sync.Mutex
 	out    io.Writer
 	colour bool
-	live   bool
-	status string // the line at the bottom that is written over, if any
+	live   bool       // lines can be written over
+	room   func() int // characters in a line
+	status string     // the line at the bottom that is written over, if any
 	width  int
 	names  map[string]int // order of appearance, which picks the colour
 }
@@ -39,6 +40,13 @@ func New(w io.Writer) *Console {
 	c := &Console{now: time.Now, out: w, names: map[string]int{}, width: len(Self)}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		c.live = os.Getenv("TERM") != "dumb"
+		c.room = func() int {
+			width, _, err := term.GetSize(int(f.Fd()))
+			if err != nil {
+				return 80
+			}
+			return width
+		}
 		c.colour = c.live && os.Getenv("NO_COLOR") == ""
 	}
 	return c
@@ -181,16 +189,19 @@ func (c *Console) print(text string) {
 	_, _ = io.WriteString(c.out, text+"\n")
 }
 
-// Status shows text below everything else, on a line that the next Status replaces; an empty text takes it away. It
-// does nothing where output is no terminal.
+// Status shows text below everything else, cut to one line that the next Status replaces; an empty text takes it
+// away. It does nothing where output is no terminal.
 func (c *Console) Status(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.live || text == c.status {
+	if !c.live {
 		return
 	}
-	c.status = text
-	_, _ = io.WriteString(c.out, "\r\x1b[K"+text)
+	if runes := []rune(text); len(runes) >= c.room() {
+		text = string(runes[:c.room()-1]) // or it would wrap, and be more than a line
+	}
+	c.status = c.paint(text, color.Faint)
+	_, _ = io.WriteString(c.out, "\r\x1b[K"+c.status)
 }
 
 // Table returns rows as aligned columns, indented by two spaces. Cells may be styled: their visible width counts.

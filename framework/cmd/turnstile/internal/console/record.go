@@ -11,11 +11,11 @@ import (
 )
 
 // Attributes that say what the person sees anyway, or that serve machines.
-var hidden = map[string]bool{"service": true, "service.name": true, "service.version": true, "span_id": true}
+var hidden = map[string]bool{"service": true, "instance": true, "service.name": true, "service.version": true, "span_id": true}
 
 // record renders a line that log/slog's JSON handler wrote. ok is false if it is none.
 func (c *Console) record(line []byte) (text string, at time.Time, ok bool) {
-	if line = bytes.TrimSpace(line); len(line) < 2 || line[0] != '{' {
+	if line = bytes.TrimSpace(line); len(line) < 2 || line[0] != '{' || !json.Valid(line) {
 		return "", at, false
 	}
 	attrs, err := members(line, "")

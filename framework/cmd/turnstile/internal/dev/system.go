@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,6 +34,7 @@ const (
 	backoffMin   = time.Second
 	backoffMax   = 30 * time.Second
 	clusterID    = "turnstile"
+	tailShown    = 5 // lines of a crashed process
 )
 
 // Broker is the name of the broker among the processes of a System.
@@ -52,6 +54,7 @@ type Options struct {
 	Debug     bool              // build with what a debugger needs
 	Broker    []string          // the program that is the broker, and its first arguments
 	Console   *console.Console
+	Logs      string // folder for the children's logs, which are then not shown; empty means the console
 }
 
 // System is the running whole: services, broker and gateway. Create it with New.
@@ -68,6 +71,7 @@ type System struct {
 	changed     chan struct{}       // closed at the next change of state of a process
 	broker      *process.Supervisor // nil if the user's is used
 	brokerState process.State
+	killed      map[string]bool // by Kill, and not up since
 }
 
 // service is one service and what is running of it.
@@ -88,7 +92,7 @@ type service struct {
 
 // New returns a System that is yet to run.
 func New(o Options) *System {
-	s := &System{o: o, gateway: gateway.New(hold), services: map[string]*service{}, changed: make(chan struct{})}
+	s := &System{o: o, gateway: gateway.New(hold), services: map[string]*service{}, changed: make(chan struct{}), killed: map[string]bool{}}
 	for _, w := range o.Workspace.Services {
 		s.services[w.Name] = &service{Service: w}
 		s.gateway.Set(w.Name, gateway.Status{})
@@ -120,13 +124,18 @@ func (s *System) Run(ctx context.Context, body func(ctx context.Context) error) 
 		return err
 	}
 	defer held.Close()
+	s.o.Console.Say(console.Dim, "starting %s", strings.Join(s.o.Workspace.Names(), ", "))
 	if s.o.Reset {
 		if err := s.reset(); err != nil {
 			return err
 		}
 	}
-	for _, dir := range []string{"data", "ready"} {
-		if err := os.MkdirAll(filepath.Join(s.o.State, dir), 0o755); err != nil {
+	dirs := []string{filepath.Join(s.o.State, "data"), filepath.Join(s.o.State, "ready")}
+	if s.o.Logs != "" {
+		dirs = append(dirs, s.o.Logs)
+	}
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("create the folder for state: %w", err)
 		}
 	}
@@ -250,22 +259,20 @@ func (s *System) startBroker(ctx context.Context) (stop func(), err error) {
 		Args: append(slices.Clone(s.o.Broker[1:]), "--dir", filepath.Join(s.o.State, "nats"), "--port", port, "--cluster-id", clusterID),
 		Dir:  s.o.Workspace.Root, Env: process.Environ(s.o.Environ, []string{"READY_FILE=" + s.around.readyFile(Broker)}),
 		ReadyFile: s.around.readyFile(Broker),
-		Line:      func(line []byte) { s.o.Console.Line(Broker, line) },
+		Line:      s.line(Broker),
 	}
-	first := true
+	up, since := 0, time.Now()
 	broker := &process.Supervisor{
 		Command: func() process.Command { return command },
 		Grace:   brokerGrace, Backoff: backoffMin, BackoffMax: backoffMax,
 		Observe: func(state process.State) {
 			switch state.Phase {
 			case process.Crashed:
-				s.o.Console.Tell(Broker, console.Bad, "%s", s.crash(state))
+				since = time.Now()
 			case process.Up:
-				if !first {
-					s.o.Console.Tell(Broker, console.Good, "the broker is back (pid %d)", state.PID)
-				}
-				first = false
+				up++
 			}
+			s.report(Broker, state, up, time.Since(since))
 			s.notify(func() { s.brokerState = state })
 		},
 	}
@@ -276,17 +283,43 @@ func (s *System) startBroker(ctx context.Context) (stop func(), err error) {
 	return func() { cancel(); running.Wait() }, nil
 }
 
+// report says what became of a process that crashed or is up again.
+func (s *System) report(name string, state process.State, up int, took time.Duration) {
+	var killed bool
+	s.notify(func() {
+		killed = s.killed[name]
+		if state.Phase == process.Up {
+			delete(s.killed, name)
+		}
+	})
+	switch {
+	case state.Phase == process.Crashed && killed && state.Exit.Signal == syscall.SIGKILL:
+		s.o.Console.Tell(name, console.Warn, "killed; starts again in %v", state.Retry)
+	case state.Phase == process.Crashed:
+		s.o.Console.Tell(name, console.Bad, "%s", s.crash(state))
+	case state.Phase == process.Up && up > 1:
+		s.o.Console.Tell(name, console.Good, "ready again after %s (pid %d)", seconds(took), state.PID)
+	}
+}
+
 // crash says how a process ended and what it said last.
 func (s *System) crash(state process.State) string {
 	if state.Err != nil {
 		return fmt.Sprintf("could not be started: %v; the next try is in %v", state.Err, state.Retry)
 	}
 	text := fmt.Sprintf("crashed: %v; starts again in %v", state.Exit, state.Retry)
-	if state.Exit.Signal == 0 { // else what it said last is not the cause
-		tail := state.Exit.Tail[max(0, len(state.Exit.Tail)-6):]
-		for _, line := range tail {
-			text += "\n│ " + s.o.Console.Render([]byte(line))
-		}
+	if state.Exit.Signal != 0 {
+		return text // what it said last is not the cause
+	}
+	tail := slices.DeleteFunc(state.Exit.Tail, func(line string) bool { return strings.TrimSpace(line) == "" })
+	cause := slices.IndexFunc(tail, func(line string) bool {
+		return strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "fatal error:")
+	})
+	if cause < 0 {
+		cause = max(0, len(tail)-tailShown)
+	}
+	for _, line := range tail[cause:min(len(tail), cause+tailShown)] {
+		text += "\n│ " + s.o.Console.Render([]byte(line))
 	}
 	return text
 }
@@ -308,7 +341,8 @@ func (s *System) start(ctx context.Context, services []workspace.Service) error 
 			s.gateway.Set(v.Name, gateway.Status{Phase: gateway.Down, Why: "does not compile"})
 		}
 	}
-	return s.apply(ctx, built)
+	_, err = s.apply(ctx, built, s.began)
+	return err
 }
 
 // build returns the names of the services that do not compile, having shown why.
@@ -322,14 +356,19 @@ func (s *System) build(ctx context.Context, services []workspace.Service) (faile
 	for _, name := range problem.Services {
 		failed[name] = true
 	}
-	s.o.Console.Say(console.Bad, "%s does not compile", strings.Join(problem.Services, ", "))
+	verb := "does"
+	if len(problem.Services) > 1 {
+		verb = "do"
+	}
+	s.o.Console.Say(console.Bad, "%s %s not compile", strings.Join(problem.Services, ", "), verb)
 	s.o.Console.Print(s.o.Console.Text(console.Bad, "\n  "+strings.ReplaceAll(problem.Output, "\n", "\n  ")+"\n"))
 	return failed, nil
 }
 
 // apply has services run the program that was built for them: those whose program or environment is another one than
-// before are described and started anew, each when its old process has ended.
-func (s *System) apply(ctx context.Context, services []*service) error {
+// before are described and started anew, each when its old process has ended. It returns their names. What led to it
+// happened at since.
+func (s *System) apply(ctx context.Context, services []*service, since time.Time) (restarted []string, err error) {
 	type news struct {
 		sum         string
 		description Description
@@ -349,7 +388,7 @@ func (s *System) apply(ctx context.Context, services []*service) error {
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return err
+		return nil, err
 	}
 	envs := make([][]string, len(services)) // nil for a service that lacks something
 	var missing []string
@@ -370,14 +409,14 @@ func (s *System) apply(ctx context.Context, services []*service) error {
 		}
 	}
 	if first && missing != nil {
-		return &missingError{missing}
+		return restarted, &missingError{missing}
 	}
 	for i, v := range services {
 		if envs[i] == nil {
 			continue
 		}
 		if err := s.gateway.Route(v.Name, found[i].description.prefixes(), found[i].description.docs()); err != nil {
-			return err
+			return restarted, err
 		}
 		same := v.sum == found[i].sum && slices.Equal(v.env, envs[i])
 		v.sum, v.description = found[i].sum, found[i].description
@@ -386,21 +425,22 @@ func (s *System) apply(ctx context.Context, services []*service) error {
 		}
 		started := v.supervisor != nil
 		s.notify(func() {
-			v.env, v.asked = envs[i], time.Now()
+			v.env, v.asked = envs[i], since
 			if !started {
 				v.supervisor = s.supervisor(v)
 			}
 		})
 		if started {
 			v.supervisor.Restart()
+			restarted = append(restarted, v.Name)
 		} else {
 			s.running.Go(func() { v.supervisor.Run(ctx) })
 		}
 	}
 	if missing != nil {
-		return &missingError{missing}
+		return restarted, &missingError{missing}
 	}
-	return nil
+	return restarted, nil
 }
 
 // missingError is configuration that only the user can give.
@@ -437,6 +477,7 @@ func sum(program string) (string, error) {
 }
 
 func (s *System) supervisor(v *service) *process.Supervisor {
+	line := s.line(v.Name)
 	return &process.Supervisor{
 		Command: func() process.Command {
 			s.mu.Lock()
@@ -444,7 +485,7 @@ func (s *System) supervisor(v *service) *process.Supervisor {
 			return process.Command{
 				Path: filepath.Join(s.o.Bin, v.Name), Dir: s.o.Workspace.Root, Env: v.env,
 				ReadyFile: s.around.readyFile(v.Name),
-				Line:      func(line []byte) { s.o.Console.Line(v.Name, line) },
+				Line:      line,
 			}
 		},
 		Observe: func(state process.State) { s.observe(v, state) },
@@ -471,20 +512,34 @@ func (s *System) observe(v *service, state process.State) {
 	switch state.Phase {
 	case process.Up:
 		status.Phase, status.Addr, status.Admin = gateway.Up, state.Ready.Addresses["http"], state.Ready.Admin
-		if up > 1 {
-			s.o.Console.Tell(v.Name, console.Good, "is ready again after %s (pid %d)", seconds(took), state.PID)
-		}
 	case process.Crashed:
 		status.Phase, status.Why = gateway.Down, "crashed ("+state.Exit.String()+")"
 		if state.Err != nil {
 			status.Why = "could not be started"
 		}
 		status.Retry = time.Now().Add(state.Retry)
-		s.o.Console.Tell(v.Name, console.Bad, "%s", s.crash(state))
 	case process.Stopped:
 		status.Phase, status.Why = gateway.Down, "is stopped"
 	}
 	s.gateway.Set(v.Name, status)
+	s.report(v.Name, state, up, took)
+}
+
+// line returns what takes the lines that a child writes.
+func (s *System) line(name string) func([]byte) {
+	if s.o.Logs == "" {
+		return func(line []byte) { s.o.Console.Line(name, line) }
+	}
+	file := filepath.Join(s.o.Logs, name+".log")
+	return func(line []byte) {
+		f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			s.o.Console.Line(name, line)
+			return
+		}
+		_, _ = fmt.Fprintf(f, "%s\n", line) // a log that cannot be kept stops nothing
+		_ = f.Close()
+	}
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
@@ -518,6 +573,23 @@ func (s *System) Await(ctx context.Context) error {
 	}
 }
 
+// AwaitRestart waits until the process that was killed last under this name is ready again.
+func (s *System) AwaitRestart(ctx context.Context, name string) error {
+	for {
+		s.mu.Lock()
+		changed, down := s.changed, s.killed[name]
+		s.mu.Unlock()
+		if !down {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Unready returns the names of the services that are not ready.
 func (s *System) Unready() []string {
 	s.mu.Lock()
@@ -531,21 +603,20 @@ func (s *System) Unready() []string {
 	return names
 }
 
-// Kill ends a service, or the Broker, with SIGKILL and has it started again at once.
+// Kill ends a service, or the Broker, with SIGKILL. It is started again as after any crash.
 func (s *System) Kill(name string) error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	supervisor := s.broker
 	if v := s.services[name]; v != nil {
 		supervisor = v.supervisor
-	}
-	s.mu.Unlock()
-	if s.services[name] == nil && name != Broker {
+	} else if name != Broker {
 		return fmt.Errorf("there is no service %s; there are %s", name, strings.Join(append(s.o.Workspace.Names(), Broker), ", "))
 	}
 	if supervisor == nil || !supervisor.Kill() {
 		return fmt.Errorf("%s does not run, so it cannot be killed", name)
 	}
-	supervisor.Restart()
+	s.killed[name] = true
 	return nil
 }
 

@@ -86,7 +86,7 @@ func (s *System) rebuild(ctx context.Context, graph *workspace.Graph, files []st
 		names[i] = w.Name
 		wereBroken = wereBroken || s.services[w.Name].broken
 	}
-	s.o.Console.Say(console.Dim, "%s changed, building %s", s.relative(files), strings.Join(names, ", "))
+	s.o.Console.Say(console.Dim, "%s changed, building %s", s.relative(graph, files), strings.Join(names, ", "))
 	began := time.Now()
 
 	building, cancel := context.WithCancel(ctx)
@@ -129,13 +129,22 @@ func (s *System) rebuild(ctx context.Context, graph *workspace.Graph, files []st
 			good = append(good, v)
 		}
 	}
-	if len(result.failed) > 0 {
-		s.o.Console.Say(console.Bad, "what ran before keeps running")
-	} else if wereBroken {
+	restarted, err := s.apply(ctx, good, began)
+	if ctx.Err() != nil {
+		return nil, false
+	}
+	switch {
+	case len(result.failed) > 0:
+		s.o.Console.Say(console.Bad, "what ran before goes on running")
+	case wereBroken:
 		s.o.Console.Say(console.Good, "everything compiles again")
 	}
-	s.o.Console.Say(console.Dim, "built in %s", seconds(time.Since(began)))
-	if err := s.apply(ctx, good); err != nil && ctx.Err() == nil {
+	if len(restarted) > 0 {
+		s.o.Console.Say(console.Dim, "built in %s, restarting %s", seconds(time.Since(began)), strings.Join(restarted, ", "))
+	} else if len(good) > 0 && err == nil {
+		s.o.Console.Say(console.Dim, "built in %s: the same program as before, so nothing is restarted", seconds(time.Since(began)))
+	}
+	if err != nil {
 		s.o.Console.Say(console.Bad, "%v", err)
 	}
 	return nil, true
@@ -177,19 +186,27 @@ func (s *System) reload(ctx context.Context) {
 		}
 	}
 	s.o.Console.Say(console.Dim, ".env changed")
-	if err := s.apply(ctx, built); err != nil && ctx.Err() == nil {
+	if _, err := s.apply(ctx, built, time.Now()); err != nil && ctx.Err() == nil {
 		s.o.Console.Say(console.Bad, "%v", err)
 	}
 }
 
-// relative names changed files as the developer knows them.
-func (s *System) relative(files []string) string {
-	first, err := filepath.Rel(s.o.Workspace.Root, files[0])
-	if err != nil {
-		first = files[0]
+// relative names changed files as the developer knows them, leaving out those that made no difference.
+func (s *System) relative(graph *workspace.Graph, files []string) string {
+	var names []string
+	for _, file := range files {
+		if len(s.affected(graph, []string{file})) == 0 {
+			continue
+		}
+		if name, err := filepath.Rel(s.o.Workspace.Root, file); err == nil {
+			file = name
+		}
+		names = append(names, file)
 	}
-	if len(files) > 1 {
-		return fmt.Sprintf("%s and %d more", first, len(files)-1)
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if len(names) > 3 {
+		return fmt.Sprintf("%s and %d more files", strings.Join(names[:2], ", "), len(names)-2)
 	}
-	return first
+	return strings.Join(names, ", ")
 }

@@ -22,7 +22,7 @@ import (
 
 const (
 	readyPoll = 10 * time.Millisecond
-	tailLines = 12
+	tailLines = 40
 	maxLine   = 1 << 20
 )
 
