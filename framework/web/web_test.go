@@ -72,6 +72,7 @@ type hats struct {
 
 func newHats(t *testing.T, cfg web.Config) *hats {
 	t.Helper()
+	t.Cleanup(func() { goleak.VerifyNone(t) })
 	h := &hats{issuer: sessiontest.New(t), log: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.Server = web.NewServer("hats", cfg, log, nil, nil)

@@ -1,0 +1,20 @@
+package server
+
+import (
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/stan"
+	"github.com/turnstile-go/turnstile/framework/web"
+	"github.com/turnstile-go/turnstile/framework/web/session"
+	"github.com/turnstile-go/turnstile/services/auth/internal/user"
+)
+
+// Config is what the service takes from its environment.
+type Config struct {
+	Database  database.Config
+	Events    event.Config
+	Broker    stan.Config
+	HTTP      web.Config
+	Session   session.Config
+	Passwords user.Cost
+}

@@ -1,0 +1,193 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/web"
+	"github.com/turnstile-go/turnstile/framework/web/session"
+	"github.com/turnstile-go/turnstile/services/auth"
+	"github.com/turnstile-go/turnstile/services/auth/internal/store"
+	"github.com/turnstile-go/turnstile/services/auth/internal/user"
+)
+
+// Routes registers the service's operations.
+func (s *Server) Routes(api huma.API) {
+	huma.Register(api, huma.Operation{
+		OperationID: "sign-up", Summary: "Become a user, and sign in",
+		Method: http.MethodPost, Path: "/api/users/signup", DefaultStatus: http.StatusCreated,
+		Errors: []int{http.StatusConflict},
+	}, s.signUp)
+	huma.Register(api, huma.Operation{
+		OperationID: "sign-in", Summary: "Start a session",
+		Method: http.MethodPost, Path: "/api/users/signin",
+		Errors: []int{http.StatusUnauthorized},
+	}, s.signIn)
+	huma.Register(api, huma.Operation{
+		OperationID: "sign-out", Summary: "End the session, if there is one",
+		Method: http.MethodPost, Path: "/api/users/signout",
+	}, s.signOut)
+	huma.Register(api, huma.Operation{
+		OperationID: "current-user", Summary: "Tell whose session this is",
+		Method: http.MethodGet, Path: "/api/users/currentuser",
+	}, s.currentUser)
+	huma.Register(api, huma.Operation{
+		OperationID: "public-keys", Summary: "Publish the keys that sessions are verified with",
+		Method: http.MethodGet, Path: "/.well-known/jwks.json",
+	}, s.publicKeys)
+}
+
+// User is a user on the wire.
+type User struct {
+	ID    string `json:"id"`
+	Email string `json:"email"`
+}
+
+// SignUp is what a new user says.
+type SignUp struct {
+	Email    string `json:"email" doc:"In whatever letter case: it is the same address"`
+	Password string `json:"password" doc:"8 to 128 characters, taken as they are"`
+}
+
+// Validate implements web's validation of bodies.
+func (in SignUp) Validate() []web.Field {
+	return failures(user.CheckEmail(in.Email), user.CheckPassword(in.Password))
+}
+
+// SignIn is what a user says to prove who they are.
+type SignIn struct {
+	Email    string `json:"email"`
+	Password string `json:"password"`
+}
+
+// Validate implements web's validation of bodies. A password that nobody can
+// have is no failure here, just a wrong one.
+func (in SignIn) Validate() []web.Field {
+	var password error
+	if in.Password == "" {
+		password = user.ErrNoPassword
+	}
+	return failures(user.CheckEmail(in.Email), password)
+}
+
+func failures(email, password error) (fields []web.Field) {
+	if email != nil {
+		fields = append(fields, web.Field{Name: "email", Message: email.Error()})
+	}
+	if password != nil {
+		fields = append(fields, web.Field{Name: "password", Message: password.Error()})
+	}
+	return fields
+}
+
+// sessionOutput tells a user who they are, and gives them a session.
+type sessionOutput struct {
+	SetCookie http.Cookie `header:"Set-Cookie"`
+	Body      User
+}
+
+func (s *Server) signUp(ctx context.Context, in *struct{ Body SignUp }) (*sessionOutput, error) {
+	taken := web.Conflict("Email in use")
+	// The unique index decides; asking first spares hashing.
+	if _, err := store.ByEmail(ctx, s.db, in.Body.Email); err == nil {
+		return nil, taken
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	hash, err := s.hasher.Hash(ctx, in.Body.Password)
+	if err != nil {
+		return nil, err
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, err
+	}
+	u := user.User{ID: id.String(), Email: in.Body.Email, Password: hash}
+	err = s.db.InTx(ctx, func(tx *database.Tx) error {
+		if err := store.Insert(ctx, tx, u, time.Now()); err != nil {
+			return err
+		}
+		return s.outbox.Publish(ctx, tx, auth.Registered{ID: u.ID, Email: u.Email})
+	})
+	if errors.Is(err, store.ErrTaken) {
+		return nil, taken
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.begin(ctx, u)
+}
+
+// signIn takes as long, and answers the same, for an address that nobody has as
+// for a wrong password.
+func (s *Server) signIn(ctx context.Context, in *struct{ Body SignIn }) (*sessionOutput, error) {
+	u, err := store.ByEmail(ctx, s.db, in.Body.Email)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	ok, err := s.hasher.Matches(ctx, in.Body.Password, u.Password)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, web.Unauthorized("Invalid credentials")
+	}
+	return s.begin(ctx, u)
+}
+
+// begin starts a session of u.
+func (s *Server) begin(ctx context.Context, u user.User) (*sessionOutput, error) {
+	keys, err := s.keys.all()
+	if err != nil {
+		return nil, err
+	}
+	token, expires, err := s.sessions.Sign(keys[0], session.Caller{ID: u.ID, Email: u.Email}, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &sessionOutput{SetCookie: session.SetCookie(ctx, token, expires), Body: User{ID: u.ID, Email: u.Email}}, nil
+}
+
+// Nothing is the empty object.
+type Nothing struct{}
+
+type signOutOutput struct {
+	SetCookie http.Cookie `header:"Set-Cookie"`
+	Body      Nothing
+}
+
+func (s *Server) signOut(ctx context.Context, _ *struct{}) (*signOutOutput, error) {
+	return &signOutOutput{SetCookie: session.ClearCookie(ctx)}, nil
+}
+
+// CurrentUser is the user whose session it is, null for none.
+type CurrentUser struct {
+	CurrentUser *User `json:"currentUser"`
+}
+
+func (s *Server) currentUser(ctx context.Context, _ *struct{}) (*struct{ Body CurrentUser }, error) {
+	out := &struct{ Body CurrentUser }{}
+	if caller, ok := session.From(ctx); ok {
+		out.Body.CurrentUser = &User{ID: caller.ID, Email: caller.Email}
+	}
+	return out, nil
+}
+
+func (s *Server) publicKeys(context.Context, *struct{}) (*struct{ Body json.RawMessage }, error) {
+	keys, err := s.keys.all()
+	if err != nil {
+		return nil, err
+	}
+	set, err := session.PublicSet(keys...)
+	if err != nil {
+		return nil, err
+	}
+	return &struct{ Body json.RawMessage }{set}, nil
+}

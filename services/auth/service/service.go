@@ -1,0 +1,46 @@
+// Package service puts the parts of the auth service together.
+package service
+
+import (
+	"github.com/turnstile-go/turnstile/framework"
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/stan"
+	"github.com/turnstile-go/turnstile/framework/web"
+	"github.com/turnstile-go/turnstile/framework/web/session"
+	"github.com/turnstile-go/turnstile/services/auth/internal/server"
+	"github.com/turnstile-go/turnstile/services/auth/internal/store"
+	"github.com/turnstile-go/turnstile/services/auth/internal/user"
+)
+
+// Config is what the service takes from its environment.
+type Config = server.Config
+
+// New builds the service on the message broker that its configuration names.
+func New(s *framework.Service, cfg Config) error {
+	return Assemble(s, cfg, stan.New(cfg.Broker, s.Log))
+}
+
+// Assemble builds the service on any broker: one process can hold all services
+// on a broker in memory.
+func Assemble(s *framework.Service, cfg Config, broker event.Broker) error {
+	db, err := database.New(cfg.Database, event.Migrations(), store.Migrations())
+	if err != nil {
+		return err
+	}
+	outbox := event.NewOutbox(db, s.Name, server.Publishes()...)
+	keys := server.NewKeyring(db)
+	api := web.NewServer("users", cfg.HTTP, s.Log, s.Tracer, s.Meter)
+	api.Authenticate(session.NewLocalVerifier(cfg.Session, s.Log, keys))
+
+	srv := server.New(db, outbox, keys, cfg.Session, user.NewHasher(cfg.Passwords))
+	srv.Routes(api.API())
+
+	s.Add("database", db)
+	s.Add("events", event.NewClient(cfg.Events, broker, outbox, nil, event.Telemetry{
+		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,
+	}))
+	s.Add("keys", keys)
+	s.Add("http", api)
+	return nil
+}

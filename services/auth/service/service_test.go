@@ -1,0 +1,420 @@
+package service_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/turnstile-go/turnstile/framework"
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/database/databasetest"
+	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/eventtest"
+	"github.com/turnstile-go/turnstile/framework/web/session"
+	"github.com/turnstile-go/turnstile/services/auth"
+	"github.com/turnstile-go/turnstile/services/auth/service"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+// onBoth runs a test of the whole service on each kind of database: one process
+// on SQLite, two on PostgreSQL.
+func onBoth(t *testing.T, test func(t *testing.T, h *harness)) {
+	t.Run("sqlite", func(t *testing.T) {
+		test(t, start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1))
+	})
+	t.Run("postgres", func(t *testing.T) { test(t, start(t, databasetest.PostgresURL(t), 2)) })
+}
+
+// harness is the service, whole, on a database and a broker of the test's own.
+type harness struct {
+	broker *eventtest.Broker
+	urls   []string // of the service's processes
+}
+
+// start starts n processes of the service at once. They are stopped when the
+// test ends.
+func start(t *testing.T, databaseURL string, n int) *harness {
+	t.Helper()
+	others := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, others) }) // the last to run: all of this test has gone
+	h := &harness{broker: eventtest.NewBroker(eventtest.Faults{}), urls: make([]string, n)}
+	t.Cleanup(h.broker.Close)
+	var booted sync.WaitGroup
+	for i := range n {
+		ready := make(chan string, 1)
+		run(t, func(ctx context.Context) error {
+			return framework.Run(ctx, "auth", func(s *framework.Service, cfg service.Config) error {
+				return service.Assemble(s, cfg, h.broker)
+			}, framework.Options{
+				Environ: []string{
+					"DATABASE_URL=" + databaseURL, "HTTP_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "DRAIN_DELAY=0s",
+					"LOG_LEVEL=WARN", "PASSWORD_MEMORY=64", "PASSWORD_ITERATIONS=1",
+				},
+				Stdout: t.Output(), Stderr: t.Output(),
+				Ready: func(addresses map[string]string) { ready <- addresses["http"] },
+			})
+		})
+		booted.Go(func() {
+			select {
+			case address := <-ready:
+				h.urls[i] = "http://" + address
+			case <-time.After(patience):
+				t.Errorf("process %d is not ready", i)
+			}
+		})
+	}
+	booted.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return h
+}
+
+// run runs f until the test ends, and waits for it then.
+func run(t *testing.T, f func(ctx context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// session returns the value of the session cookie that the answer sets.
+func (a answer) session() string {
+	for _, c := range (&http.Response{Header: a.header}).Cookies() {
+		if c.Name == session.Cookie {
+			return c.Value
+		}
+	}
+	return ""
+}
+
+// message returns the problem's messages.
+func (a answer) messages() string {
+	var p struct {
+		Errors []struct{ Message, Field string }
+	}
+	if err := json.Unmarshal([]byte(a.body), &p); err != nil {
+		return err.Error()
+	}
+	var all []string
+	for _, e := range p.Errors {
+		all = append(all, e.Message)
+	}
+	return strings.Join(all, "; ")
+}
+
+// call sends a request to one of the processes. Headers are names and values by
+// turns.
+func (h *harness) call(t *testing.T, process int, method, path, body string, headers ...string) answer {
+	t.Helper()
+	r, err := http.NewRequest(method, h.urls[process%len(h.urls)]+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close = true // so that no idle connection is left
+	r.Header.Set("Content-Type", "application/json")
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Error(err)
+		return answer{}
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return answer{res.StatusCode, res.Header, string(data)}
+}
+
+func (h *harness) post(t *testing.T, process int, path, body string, headers ...string) answer {
+	t.Helper()
+	return h.call(t, process, http.MethodPost, "/api/users/"+path, body, headers...)
+}
+
+func (h *harness) currentUser(t *testing.T, process int, headers ...string) string {
+	t.Helper()
+	a := h.call(t, process, http.MethodGet, "/api/users/currentuser", "", headers...)
+	if a.status != http.StatusOK {
+		t.Errorf("currentuser: %d %s", a.status, a.body)
+	}
+	return a.body
+}
+
+func credentials(email, password string) string {
+	data, err := json.Marshal(map[string]string{"email": email, "password": password})
+	if err != nil {
+		panic(err)
+	}
+	return string(data)
+}
+
+type identity struct{ ID, Email string }
+
+func identityOf(t *testing.T, a answer) (u identity) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(a.body), &u); err != nil || u.ID == "" {
+		t.Fatalf("no user in %d %s", a.status, a.body)
+	}
+	return u
+}
+
+// registrations listens to the stream of users.
+func registrations(t *testing.T, broker event.Broker) <-chan auth.Registered {
+	db := databasetest.SQLite(t, event.Migrations())
+	l := event.NewListener(db, "peer")
+	heard := make(chan auth.Registered, 100)
+	event.Handle(l, func(_ context.Context, tx *database.Tx, m *event.Message[auth.Registered]) error {
+		tx.AfterCommit(func() { heard <- m.Data })
+		return nil
+	})
+	run(t, event.NewClient(event.Config{}, broker, event.NewOutbox(db, "peer"), l, event.Telemetry{}).Run)
+	return heard
+}
+
+func TestSignUpInAndOut(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		heard := registrations(t, h.broker)
+		a := h.post(t, 0, "signup", credentials("Ada@Example.com", " pass wörd "))
+		if a.status != http.StatusCreated {
+			t.Fatalf("sign-up: %d %s", a.status, a.body)
+		}
+		u := identityOf(t, a)
+		if u.Email != "Ada@Example.com" {
+			t.Errorf("signed up as %+v", u)
+		}
+		cookie := a.header.Get("Set-Cookie")
+		for _, want := range []string{"session=ey", "; Path=/", "; HttpOnly", "; SameSite=Lax", "; Expires="} {
+			if !strings.Contains(cookie, want) {
+				t.Errorf("the cookie lacks %q: %s", want, cookie)
+			}
+		}
+		if strings.Contains(cookie, "Secure") {
+			t.Errorf("the cookie could not come back over http: %s", cookie)
+		}
+		me := fmt.Sprintf(`{"currentUser":{"id":%q,"email":"Ada@Example.com"}}`, u.ID)
+		for process := range len(h.urls) { // the processes share a key
+			if got := h.currentUser(t, process, "Cookie", "session="+a.session()); got != me {
+				t.Errorf("process %d, by cookie: %s", process, got)
+			}
+			if got := h.currentUser(t, process, "Authorization", "Bearer "+a.session()); got != me {
+				t.Errorf("process %d, by bearer token: %s", process, got)
+			}
+		}
+		if got := h.currentUser(t, 0); got != `{"currentUser":null}` {
+			t.Errorf("anonymous: %s", got)
+		}
+		if got := h.currentUser(t, 0, "Cookie", "session=garbled"); got != `{"currentUser":null}` {
+			t.Errorf("garbled: %s", got)
+		}
+
+		in := h.post(t, 1, "signin", credentials("ada@EXAMPLE.com", " pass wörd "))
+		if in.status != http.StatusOK || in.body != a.body || in.session() == "" {
+			t.Errorf("sign-in: %d %s", in.status, in.body)
+		}
+
+		for _, headers := range [][]string{{"Cookie", "session=" + in.session()}, nil} {
+			out := h.post(t, 0, "signout", "", headers...)
+			cleared := out.header.Get("Set-Cookie")
+			if out.status != http.StatusOK || out.body != `{}` || !strings.HasPrefix(cleared, "session=; Path=/;") || !strings.Contains(cleared, "Max-Age=0") {
+				t.Errorf("sign-out: %d %s %s", out.status, out.body, cleared)
+			}
+		}
+
+		select {
+		case e := <-heard:
+			if e != (auth.Registered{ID: u.ID, Email: "Ada@Example.com"}) {
+				t.Errorf("heard of %+v", e)
+			}
+		case <-time.After(patience):
+			t.Error("nothing was heard of the registration")
+		}
+	})
+}
+
+func TestCookieIsSecureBehindTLS(t *testing.T) {
+	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	a := h.post(t, 0, "signup", credentials("ada@example.com", "password"), "X-Forwarded-Proto", "https")
+	if cookie := a.header.Get("Set-Cookie"); !strings.Contains(cookie, "; Secure") {
+		t.Errorf("the cookie may travel in the clear: %s", cookie)
+	}
+}
+
+func TestWhatIsNotValid(t *testing.T) {
+	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	const email, password = "Email must be valid", "Password must be between 8 and 128 characters"
+	for _, test := range []struct {
+		path, body string
+		status     int
+		messages   string
+	}{
+		{"signup", `{}`, 422, email + "; " + password},
+		{"signup", `{"password":"short","email":"nonsense"}`, 422, email + "; " + password},
+		{"signup", `{"email":5,"password":["password"]}`, 422, email + "; " + password},
+		{"signup", credentials("ada@example.com", "1234567"), 422, password},
+		{"signup", credentials("ada@example.com", strings.Repeat("x", 129)), 422, password},
+		{"signup", credentials(" ada@example.com", "12345678"), 422, email},
+		{"signup", `{"EMAIL":"ada@example.com","password":"12345678"}`, 422, email},
+		{"signup", ``, 422, "A JSON object is required"},
+		{"signup", `[]`, 422, "A JSON object is required"},
+		{"signup", `{`, 400, "The body is not well-formed JSON"},
+		{"signin", `{}`, 422, email + "; You must supply a password"},
+		{"signin", credentials("ada@example.com", "short"), 401, "Invalid credentials"},
+		{"signin", credentials("ada@example.com", strings.Repeat("x", 5000)), 401, "Invalid credentials"},
+	} {
+		a := h.post(t, 0, test.path, test.body)
+		if a.status != test.status || a.messages() != test.messages || a.session() != "" {
+			t.Errorf("%s %s: got %d %s", test.path, test.body, a.status, a.body)
+		}
+	}
+}
+
+func TestWrongPasswordAndUnknownAddressAreAlike(t *testing.T) {
+	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	h.post(t, 0, "signup", credentials("ada@example.com", "password"))
+	wrong := h.post(t, 0, "signin", credentials("ada@example.com", "Password"))
+	unknown := h.post(t, 0, "signin", credentials("eve@example.com", "password"))
+	if wrong.status != http.StatusUnauthorized || wrong.messages() != "Invalid credentials" {
+		t.Errorf("wrong password: %d %s", wrong.status, wrong.body)
+	}
+	if unknown.status != wrong.status || unknown.body != wrong.body || len(unknown.header) != len(wrong.header) {
+		t.Errorf("they differ: %v and %v", unknown, wrong)
+	}
+}
+
+// Of many sign-ups of one address at once, in whatever letter case and to
+// whichever process, one succeeds, and one event says so.
+func TestManySignUpsOfOneAddress(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		heard := registrations(t, h.broker)
+		const n = 20
+		answers := make([]answer, n)
+		var all sync.WaitGroup
+		for i := range n {
+			email := []string{"ada@example.com", "ADA@example.COM"}[i%2]
+			all.Go(func() { answers[i] = h.post(t, i, "signup", credentials(email, fmt.Sprintf("password %d", i))) })
+		}
+		all.Wait()
+		winner := -1
+		for i, a := range answers {
+			switch {
+			case a.status == http.StatusCreated && winner < 0:
+				winner = i
+			case a.status != http.StatusConflict || a.messages() != "Email in use" || a.session() != "":
+				t.Errorf("sign-up %d: %d %s", i, a.status, a.body)
+			}
+		}
+		if winner < 0 {
+			t.Fatal("nobody has signed up")
+		}
+		for i := range n {
+			want := http.StatusUnauthorized
+			if i == winner {
+				want = http.StatusOK
+			}
+			if a := h.post(t, i, "signin", credentials("Ada@Example.com", fmt.Sprintf("password %d", i))); a.status != want {
+				t.Errorf("password %d: %d", i, a.status)
+			}
+		}
+		last := h.post(t, 0, "signup", credentials("last@example.com", "password"))
+		want := map[string]bool{identityOf(t, answers[winner]).ID: true, identityOf(t, last).ID: true}
+		for range 2 {
+			select {
+			case e := <-heard:
+				if !want[e.ID] {
+					t.Errorf("heard of %+v", e)
+				}
+				delete(want, e.ID)
+			case <-time.After(patience):
+				t.Fatalf("nothing was heard of %v", want)
+			}
+		}
+	})
+}
+
+func TestPublishedKeysVerifySessions(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		a := h.post(t, 0, "signup", credentials("ada@example.com", "password"))
+		other := session.NewVerifier(session.Config{JWKSURL: h.urls[len(h.urls)-1] + "/.well-known/jwks.json"}, nil)
+		caller, err := other.Verify(t.Context(), a.session())
+		if err != nil || caller != (session.Caller{ID: identityOf(t, a).ID, Email: "ada@example.com"}) {
+			t.Errorf("got %+v %v", caller, err)
+		}
+		var sets []string
+		for process := range len(h.urls) {
+			set := h.call(t, process, http.MethodGet, "/.well-known/jwks.json", "")
+			if set.status != http.StatusOK || strings.Contains(set.body, `"d"`) || !strings.Contains(set.body, `"crv":"Ed25519"`) {
+				t.Errorf("%d %s", set.status, set.body)
+			}
+			sets = append(sets, set.body)
+		}
+		for _, set := range sets {
+			if set != sets[0] {
+				t.Errorf("the processes have different keys: %s", sets)
+			}
+		}
+	})
+}
+
+func TestKeySurvivesRestart(t *testing.T) {
+	url := "sqlite:" + filepath.Join(t.TempDir(), "test.db")
+	var token string
+	t.Run("before", func(t *testing.T) {
+		token = start(t, url, 1).post(t, 0, "signup", credentials("ada@example.com", "password")).session()
+	})
+	t.Run("after", func(t *testing.T) {
+		if got := start(t, url, 1).currentUser(t, 0, "Cookie", "session="+token); !strings.Contains(got, "ada@example.com") {
+			t.Errorf("signed out by a restart: %s", got)
+		}
+	})
+}
+
+func TestCookieOfAnotherOriginsPage(t *testing.T) {
+	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	token := h.post(t, 0, "signup", credentials("ada@example.com", "password")).session()
+	foreign := []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"}
+	if a := h.post(t, 0, "signout", "", append(foreign, "Cookie", "session="+token)...); a.status != http.StatusForbidden {
+		t.Errorf("with the cookie: %d", a.status)
+	}
+	if a := h.post(t, 0, "signout", "", append(foreign, "Authorization", "Bearer "+token)...); a.status != http.StatusOK {
+		t.Errorf("with a bearer token: %d", a.status)
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	var out, problems bytes.Buffer
+	err := framework.Run(t.Context(), "auth", service.New, framework.Options{Args: []string{"describe"}, Stdout: &out, Stderr: &problems})
+	if err != nil {
+		t.Fatalf("%v: %s", err, &problems)
+	}
+	for _, want := range []string{"user.registered", "/api/users/signup", "sign-in", "PASSWORD_MEMORY", "SESSION_ISSUER", "DATABASE_URL"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the description lacks %q:\n%s", want, &out)
+		}
+	}
+}
