@@ -24,8 +24,7 @@ type api struct {
 	huma.API
 	server  *Server
 	problem *huma.Schema
-	bodies  map[*huma.Operation]reflect.Type
-	secured map[*huma.Operation]bool
+	bodies  map[string]reflect.Type // by method and path
 }
 
 func newAPI(s *Server, e *echo.Echo) *api {
@@ -35,10 +34,7 @@ func newAPI(s *Server, e *echo.Echo) *api {
 		Info:    &huma.Info{Title: strings.ToUpper(s.name[:1]) + s.name[1:], Version: "1"},
 	}}
 	config.AllowAdditionalPropertiesByDefault = true
-	a := &api{
-		API: humaecho.New(e, config), server: s,
-		bodies: map[*huma.Operation]reflect.Type{}, secured: map[*huma.Operation]bool{},
-	}
+	a := &api{API: humaecho.New(e, config), server: s, bodies: map[string]reflect.Type{}}
 	a.problem = a.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")
 	a.UseMiddleware(a.admit)
 	return a
@@ -48,13 +44,13 @@ func newAPI(s *Server, e *echo.Echo) *api {
 func (a *api) admit(ctx huma.Context, next func(huma.Context)) {
 	c := humaecho.Unwrap(ctx)
 	op := ctx.Operation()
-	if a.secured[op] {
+	if len(op.Security) > 0 {
 		if err := a.server.auth.Require(ctx.Context()); err != nil {
 			WriteProblem(c.Response(), c.Request(), a.server.problem(ctx.Context(), err))
 			return
 		}
 	}
-	t, ok := a.bodies[op]
+	t, ok := a.bodies[key(op)]
 	if !ok {
 		next(ctx)
 		return
@@ -154,11 +150,10 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 		if s.auth == nil {
 			panic("web: operation " + op.OperationID + " requires a session: call Authenticate before registering it")
 		}
-		a.secured[op] = true
 		errors = append(errors, http.StatusUnauthorized)
 	}
 	if op.RequestBody != nil {
-		a.bodies[op] = a.bodyType(op)
+		a.bodies[key(op)] = a.bodyType(op)
 		op.SkipValidateBody = true
 		op.MaxBodyBytes = -1 // limited before
 		op.BodyReadTimeout = 0
@@ -179,6 +174,8 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 	}
 }
 
+func key(op *huma.Operation) string { return op.Method + " " + op.Path }
+
 func (a *api) documentProblem(op *huma.Operation, status, description string) {
 	op.Responses[status] = &huma.Response{
 		Description: description,
@@ -195,12 +192,40 @@ func (a *api) bodyType(op *huma.Operation) reflect.Type {
 	panic("web: operation " + op.OperationID + ": its Body must be a struct")
 }
 
-// dropUnused removes the schemas that only Huma's registration refers to.
-func (a *api) dropUnused() {
-	schemas := a.OpenAPI().Components.Schemas.Map()
+// finish makes the document say what Huma cannot know: that its own error types are not used, and that no list is null.
+func (a *api) finish() {
+	api := a.OpenAPI()
+	schemas := api.Components.Schemas.Map()
 	maps.DeleteFunc(schemas, func(name string, _ *huma.Schema) bool {
 		return name == "ErrorModel" || name == "ErrorDetail"
 	})
+	for _, schema := range schemas {
+		for _, property := range schema.Properties {
+			neverNull(property)
+		}
+	}
+	for _, item := range api.Paths {
+		for _, op := range operationsOf(item) {
+			for _, response := range op.Responses {
+				for _, media := range response.Content {
+					neverNull(media.Schema)
+				}
+			}
+		}
+	}
+}
+
+func neverNull(s *huma.Schema) {
+	if s != nil && s.Type == huma.TypeArray {
+		s.Nullable = false
+		neverNull(s.Items)
+	}
+}
+
+// operationsOf lists the operations of one path.
+func operationsOf(item *huma.PathItem) []*huma.Operation {
+	return slices.DeleteFunc([]*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete},
+		func(op *huma.Operation) bool { return op == nil })
 }
 
 // Authenticator tells a Server who calls. Package session has the one that services use.

@@ -19,7 +19,7 @@ import (
 // serveDocument serves the OpenAPI document, and a page for people made from it. Both are rendered at the first request,
 // when every operation has been registered.
 func (s *Server) serveDocument(e *echo.Echo) {
-	finish := sync.OnceFunc(s.api.dropUnused)
+	finish := sync.OnceFunc(s.api.finish)
 	document := sync.OnceValues(func() ([]byte, error) {
 		finish()
 		return json.Marshal(s.api.OpenAPI()) // Huma's types are written for encoding/json
@@ -90,10 +90,7 @@ type docsMember struct {
 func docsOf(name string, api *huma.OpenAPI) docs {
 	d := docs{Title: api.Info.Title, Document: "/api/" + name + "/openapi.json"}
 	for path, item := range api.Paths {
-		for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete} {
-			if op == nil {
-				continue
-			}
+		for _, op := range operationsOf(item) {
 			o := docsOperation{
 				ID: op.OperationID, Method: op.Method, Path: path, Summary: op.Summary, Description: op.Description,
 				Session: len(op.Security) > 0, Params: op.Parameters,
@@ -144,6 +141,12 @@ func typeName(s *huma.Schema) template.HTML {
 	case s.Ref != "":
 		name := template.HTMLEscapeString(s.Ref[strings.LastIndexByte(s.Ref, '/')+1:])
 		return template.HTML(`<a href="#` + name + `">` + name + `</a>`) //nolint:gosec // escaped above
+	case len(s.AnyOf)+len(s.OneOf) > 0:
+		var names []string
+		for _, choice := range slices.Concat(s.AnyOf, s.OneOf) {
+			names = append(names, string(typeName(choice)))
+		}
+		return template.HTML(strings.Join(names, " or ")) //nolint:gosec // each is escaped
 	case s.Type == huma.TypeArray:
 		return "list of " + typeName(s.Items)
 	case s.Format != "":

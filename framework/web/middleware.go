@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -149,6 +150,8 @@ func (s *Server) recovered(w *recorder, r *http.Request, v any) bool {
 func (s *Server) logRequest(w *recorder, r *http.Request, client Client, took time.Duration) {
 	level := slog.LevelDebug
 	switch {
+	case w.status == http.StatusServiceUnavailable:
+		level = slog.LevelWarn
 	case w.status >= 500:
 		level = slog.LevelError
 	case w.status >= 400 && w.status != statusGone:
@@ -156,7 +159,7 @@ func (s *Server) logRequest(w *recorder, r *http.Request, client Client, took ti
 	}
 	s.log.LogAttrs(r.Context(), level, "request",
 		slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("route", w.route),
-		slog.Int("status", w.status), slog.Int64("bytes", w.bytes), slog.Duration("took", took),
+		slog.Int("status", cmp.Or(w.status, http.StatusOK)), slog.Int64("bytes", w.bytes), slog.Duration("took", took),
 		slog.String("client", client.Addr.String()))
 }
 

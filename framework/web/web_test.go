@@ -590,6 +590,9 @@ func TestDocument(t *testing.T) {
 	if doc.Components.Schemas["Problem"] == nil || doc.Components.Schemas["ErrorModel"] != nil {
 		t.Errorf("schemas: %v", doc.Components.Schemas)
 	}
+	if strings.Contains(a.body, `"null"`) {
+		t.Errorf("the document lets a list be null: %s", a.body)
+	}
 	docs := h.do(t, httptest.NewRequest(http.MethodGet, "/api/hats/docs", nil))
 	if docs.StatusCode != 200 || !strings.HasPrefix(docs.Header.Get("Content-Type"), "text/html") {
 		t.Fatalf("docs: %d %v", docs.StatusCode, docs.Header)

@@ -406,6 +406,20 @@ func TestCookieOfAnotherOriginsPage(t *testing.T) {
 	}
 }
 
+func TestDocs(t *testing.T) {
+	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	page := h.call(t, 0, http.MethodGet, "/api/users/docs", "")
+	for _, want := range []string{"Users API", "/api/users/signup", "/.well-known/jwks.json", `<a href="#User">User</a> or null`} {
+		if !strings.Contains(page.body, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	document := h.call(t, 0, http.MethodGet, "/api/users/openapi.json", "")
+	if !strings.Contains(document.body, `"openapi":"3.1.0"`) {
+		t.Errorf("%d %s", document.status, document.body)
+	}
+}
+
 func TestDescribe(t *testing.T) {
 	var out, problems bytes.Buffer
 	err := framework.Run(t.Context(), "auth", service.New, framework.Options{Args: []string{"describe"}, Stdout: &out, Stderr: &problems})

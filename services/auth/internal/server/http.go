@@ -172,6 +172,14 @@ type CurrentUser struct {
 	CurrentUser *User `json:"currentUser"`
 }
 
+// TransformSchema implements huma.SchemaTransformer: it says that null is
+// possible.
+func (CurrentUser) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
+	const member = "currentUser"
+	s.Properties[member] = &huma.Schema{AnyOf: []*huma.Schema{s.Properties[member], {Type: "null"}}}
+	return s
+}
+
 func (s *Server) currentUser(ctx context.Context, _ *struct{}) (*struct{ Body CurrentUser }, error) {
 	out := &struct{ Body CurrentUser }{}
 	if caller, ok := session.From(ctx); ok {
