@@ -12,8 +12,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/turnstile-go/turnstile/framework"
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/services/orders"
+	"github.com/turnstile-go/turnstile/services/orders/service"
 	"github.com/turnstile-go/turnstile/services/payments"
 	"github.com/turnstile-go/turnstile/services/tickets"
 )
@@ -394,4 +396,15 @@ func TestList(t *testing.T) {
 			t.Errorf("no orders: %v", res)
 		}
 	})
+}
+
+// TestNoTime: an order that would hold its ticket for no time is a mistake of
+// the configuration.
+func TestNoTime(t *testing.T) {
+	err := framework.Run(t.Context(), name, service.New, framework.Options{
+		Environ: []string{"DATABASE_URL=" + sqlite(t), "ADMIN_ADDR=127.0.0.1:0", "ORDER_EXPIRATION=0s"},
+	})
+	if err == nil || !strings.Contains(err.Error(), "ORDER_EXPIRATION") {
+		t.Errorf("started: %v", err)
+	}
 }

@@ -143,6 +143,10 @@ func (r response) String() string { return fmt.Sprintf("%d %s", r.status, r.body
 // as it is if it is a string, else as JSON; the headers are given as names and
 // values by turns.
 func (h *harness) call(user, method, path string, body any, headers ...string) (response, error) {
+	return h.callContext(context.Background(), user, method, path, body, headers...)
+}
+
+func (h *harness) callContext(ctx context.Context, user, method, path string, body any, headers ...string) (response, error) {
 	var content io.Reader
 	switch b := body.(type) {
 	case nil:
@@ -156,7 +160,7 @@ func (h *harness) call(user, method, path string, body any, headers ...string) (
 		content = bytes.NewReader(data)
 	}
 	url := h.urls[h.turn.Add(1)%int64(len(h.urls))]
-	r, err := http.NewRequest(method, url+path, content)
+	r, err := http.NewRequestWithContext(ctx, method, url+path, content)
 	if err != nil {
 		return response{}, err
 	}

@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -240,4 +241,31 @@ func TestList(t *testing.T) {
 		}
 	}
 	h.refused(http.StatusUnprocessableEntity, nil, "buyer", "GET", path+"?limit=0", nil)
+}
+
+// TestBuyerLeaves: a payment is carried on although nobody waits for it.
+func TestBuyerLeaves(t *testing.T) {
+	h := start(t, sqlite(t), "SANDBOX_DELAY=1s")
+	h.order("o")
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		if res, err := h.callContext(ctx, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"}); err == nil {
+			t.Errorf("answered before the buyer left: %v", res)
+		}
+	}()
+	var all []payment
+	for deadline := time.Now().Add(patience); len(all) == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		all = h.list("buyer", "") // until the payment is begun
+	}
+	leave()
+	<-left
+	if len(all) != 1 || all[0].Status != "pending" {
+		t.Fatalf("payments: %+v", all)
+	}
+	await(h.peer, payments.Captured{ID: all[0].ID, OrderID: "o", Amount: 1999, Currency: "usd"})
+	if all = h.list("buyer", ""); len(all) != 1 || all[0].Status != "captured" {
+		t.Errorf("payments: %+v", all)
+	}
 }
