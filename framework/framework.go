@@ -74,10 +74,13 @@ func Run[C any](ctx context.Context, name string, build func(s *Service, c C) er
 		Process process
 		Service C
 	}
-	p := &program{
-		name: name, options: o, configuration: &c, process: &c.Process,
-		build: func(s *Service) error { return build(s, c.Service) },
-	}
+	return call(ctx, name, o, &c, &c.Process, func(s *Service) error { return build(s, c.Service) })
+}
+
+// call is Run without type parameters. What Run itself names is compiled again into every service, and program
+// leads to all of the telemetry.
+func call(ctx context.Context, name string, o Options, configuration any, process *process, build func(*Service) error) error {
+	p := &program{name: name, options: o, configuration: configuration, process: process, build: build}
 	err := p.run(ctx)
 	if err != nil && o.Stderr != nil && !errors.As(err, new(loggedError)) {
 		fmt.Fprintf(o.Stderr, "%s: %v\n", name, err)
