@@ -205,6 +205,9 @@ func (c *Client) prepare(ctx, stop context.Context) (since time.Time, ok bool) {
 	}
 }
 
+// steady is how long a session must have lasted for the next to follow at once.
+const steady = 5 * time.Second
+
 // sessions keeps a session with the broker until stop is done and then drains
 // it. since says from when on what was sent is in doubt.
 func (c *Client) sessions(ctx, stop context.Context, since time.Time, parts *sync.WaitGroup) {
@@ -222,8 +225,15 @@ func (c *Client) sessions(ctx, stop context.Context, since time.Time, parts *syn
 			}
 			continue
 		}
-		failed.reset()
+		start := time.Now()
 		since = c.serve(ctx, stop, session, parts)
+		if time.Since(start) > steady {
+			failed.reset()
+		} else if !failed.wait(stop, nil) {
+			// Every new session sends again what the last one left in doubt;
+			// one that keeps breaking must not do so in a tight loop.
+			break
+		}
 	}
 	parts.Wait()
 }
