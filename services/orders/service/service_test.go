@@ -44,21 +44,29 @@ type order struct {
 
 type input map[string]any
 
-// offer publishes that a ticket is for sale and waits until the service knows.
-func (h *harness) offer(id string) {
+// offer publishes that tickets are for sale and waits until the service knows.
+// That it refuses the seller is the only way to see that without ordering.
+func (h *harness) offer(ids ...string) {
 	h.t.Helper()
-	h.peer.publish(tickets.Created{ID: id, Title: "Concert " + id, Price: 1999, UserID: "seller"})
-	h.known(id)
+	var events []event.Event
+	for _, id := range ids {
+		events = append(events, tickets.Created{ID: id, Title: "Concert " + id, Price: 1999, UserID: "seller"})
+	}
+	h.peer.publish(events...)
+	for _, id := range ids {
+		h.eventually("ticket "+id+" to be known", func() bool {
+			res, err := h.call("seller", "POST", "/api/orders", input{"ticketId": id})
+			return err == nil && res.status == http.StatusConflict
+		})
+	}
 }
 
-// known waits until the service knows of a ticket. That it refuses the seller
-// is the only way to see that without ordering.
-func (h *harness) known(id string) {
-	h.t.Helper()
-	h.eventually("ticket "+id+" to be known", func() bool {
-		res, err := h.call("seller", "POST", "/api/orders", input{"ticketId": id})
-		return err == nil && res.status == http.StatusConflict
-	})
+// numbered makes n ids.
+func numbered(n int) (ids []string) {
+	for i := range n {
+		ids = append(ids, fmt.Sprint("t", i))
+	}
+	return ids
 }
 
 // eventually waits for what nothing signals.
@@ -161,8 +169,7 @@ func TestCancel(t *testing.T) {
 // for a cancelled order, is refused so that the money goes back.
 func TestPayment(t *testing.T) {
 	h := start(t, sqlite(t))
-	h.offer("t")
-	h.offer("t2")
+	h.offer("t", "t2")
 	o, cancelled := h.place("buyer", "t"), h.place("buyer", "t2")
 	h.want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+cancelled.ID, nil)
 
@@ -228,9 +235,9 @@ func TestParallelEnds(t *testing.T) {
 	onBoth(t, func(t *testing.T, h *harness) {
 		const n = 10
 		var group errgroup.Group
-		for i := range n {
-			ticket := fmt.Sprint("t", i)
-			h.offer(ticket)
+		ids := numbered(n)
+		h.offer(ids...)
+		for _, ticket := range ids {
 			o := h.place("buyer", ticket)
 			group.Go(func() error {
 				h.peer.publish(payments.Captured{ID: "p-" + o.ID, OrderID: o.ID, Amount: 1999, Currency: "usd"})
@@ -268,9 +275,8 @@ func TestParallelEnds(t *testing.T) {
 }
 
 func TestExpiration(t *testing.T) {
-	h := start(t, sqlite(t), "ORDER_EXPIRATION=200ms")
-	h.offer("t")
-	h.offer("t2")
+	h := start(t, sqlite(t), "ORDER_EXPIRATION=2s") // time to be paid
+	h.offer("t", "t2")
 	paid := h.place("buyer", "t")
 	h.peer.publish(payments.Captured{ID: "p", OrderID: paid.ID, Amount: 1999, Currency: "usd"})
 	await(h.peer, orders.Completed{ID: paid.ID, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
@@ -306,9 +312,7 @@ func TestExpirationSurvives(t *testing.T) {
 // TestTicketDeleted cancels the order that holds the ticket, unless it is paid.
 func TestTicketDeleted(t *testing.T) {
 	h := start(t, sqlite(t))
-	for _, id := range []string{"t", "paid", "free"} {
-		h.offer(id)
-	}
+	h.offer("t", "paid", "free")
 	o, paid := h.place("buyer", "t"), h.place("buyer", "paid")
 	h.peer.publish(payments.Captured{ID: "p", OrderID: paid.ID, Amount: 1999, Currency: "usd"})
 	await(h.peer, orders.Completed{ID: paid.ID, Ticket: orders.TicketRef{ID: "paid"}, Version: 1})
@@ -328,13 +332,11 @@ func TestTicketDeleted(t *testing.T) {
 func TestTicketDeletedMeanwhile(t *testing.T) {
 	onBoth(t, func(t *testing.T, h *harness) {
 		const n = 20
-		for i := range n {
-			h.offer(fmt.Sprint("t", i))
-		}
+		ids := numbered(n)
+		h.offer(ids...)
 		placed := make(chan order, n)
 		var group errgroup.Group
-		for i := range n {
-			ticket := fmt.Sprint("t", i)
+		for _, ticket := range ids {
 			group.Go(func() error {
 				h.peer.publish(tickets.Deleted{ID: ticket, Version: 1})
 				return nil
@@ -367,14 +369,14 @@ func TestTicketDeletedMeanwhile(t *testing.T) {
 
 func TestList(t *testing.T) {
 	onBoth(t, func(t *testing.T, h *harness) {
+		offered := numbered(6)
+		h.offer(offered...)
 		var ids []string
-		for i := range 5 {
-			h.offer(fmt.Sprint("t", i))
-			ids = append(ids, h.place("buyer", fmt.Sprint("t", i)).ID)
+		for _, ticket := range offered[:5] {
+			ids = append(ids, h.place("buyer", ticket).ID)
 		}
 		h.want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+ids[3], nil)
-		h.offer("t")
-		h.place("other", "t")
+		h.place("other", offered[5])
 		path := "/api/orders?limit=2"
 		for i, want := range [][]int{{4, 3}, {2, 1}, {0}} {
 			var page []order
