@@ -146,7 +146,7 @@ func openSQLite(dsn string, wrap func(driver.Connector) driver.Connector, conns 
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	pool := sql.OpenDB(wrap(c))
+	pool := sql.OpenDB(wrap(keepStatements{c}))
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
 	return pool, nil

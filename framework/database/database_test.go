@@ -202,3 +202,57 @@ func TestNewOpensNothing(t *testing.T) {
 		t.Errorf("the folder exists: %v", err)
 	}
 }
+
+// A statement may run again while the rows of its first run are being read.
+func TestStatementsNest(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, db *database.DB) {
+		for range 3 { // the third time it is kept
+			outer, err := db.QueryContext(t.Context(), "SELECT id FROM account ORDER BY id")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ids []string
+			for outer.Next() {
+				var id, again string
+				if err := outer.Scan(&id); err != nil {
+					t.Fatal(err)
+				}
+				if err := db.QueryRowContext(t.Context(), "SELECT id FROM account ORDER BY id").Scan(&again); err != nil {
+					t.Fatal(err)
+				}
+				ids = append(ids, id+again)
+			}
+			if err := outer.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if fmt.Sprint(ids) != "[aa ba]" {
+				t.Fatalf("read %v", ids)
+			}
+		}
+		// The same inside a transaction, on one connection. PostgreSQL has no
+		// second statement while rows are open.
+		if db.Dialect() == database.Postgres {
+			return
+		}
+		if err := db.InTx(t.Context(), func(tx *database.Tx) error {
+			for range 3 {
+				var n int
+				rows, err := tx.QueryContext(t.Context(), "SELECT cents FROM account")
+				if err != nil {
+					return err
+				}
+				for rows.Next() {
+					if err := tx.QueryRowContext(t.Context(), "SELECT cents FROM account").Scan(&n); err != nil {
+						return err
+					}
+				}
+				if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}, accounts())
+}
