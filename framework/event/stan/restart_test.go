@@ -194,7 +194,7 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	close(endLoad)
 	loading.Wait()
 
-	total := published.Load()
+	ended, total := time.Now(), published.Load()
 	for late := time.After(slowdown * time.Minute); ; {
 		seen.mu.Lock()
 		news := seen.news
@@ -215,6 +215,7 @@ func TestServerKilledUnderLoad(t *testing.T) {
 			t.Fatalf("%d of %d events took effect", n, total)
 		}
 	}
+	t.Logf("all %d events took effect %v after the last was published", total, time.Since(ended).Round(time.Millisecond))
 	rows, err := back.QueryContext(ctx, "SELECT stream, key, seq FROM effect ORDER BY rowid")
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,95 @@
+package stan_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	stango "github.com/nats-io/stan.go"
+
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/database/databasetest"
+	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/stan"
+	"github.com/turnstile-go/turnstile/framework/event/stan/stanserver"
+)
+
+// BenchmarkCommitToEffect measures, event by event, the time from the commit
+// of an event in one service's database to the commit of its effect in
+// another's, and beside it, in turn, the time from a raw publish on the same
+// server to its arrival. Both databases are SQLite files that sync, as does the
+// server's store.
+func BenchmarkCommitToEffect(b *testing.B) {
+	server, err := stanserver.Start(stanserver.Options{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer server.Shutdown()
+
+	raw, err := stango.Connect("turnstile", "raw", stango.NatsURL(server.URL()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer raw.Close()
+	arrived := make(chan time.Time, 1)
+	if _, err := raw.QueueSubscribe("raw", "group", func(m *stango.Msg) { arrived <- time.Now() }, stango.DurableName("group")); err != nil {
+		b.Fatal(err)
+	}
+
+	from, to := databasetest.SQLite(b, event.Migrations()), databasetest.SQLite(b, event.Migrations())
+	outbox := event.NewOutbox(from, "from", opened{})
+	listener := event.NewListener(to, "to")
+	effects := make(chan time.Time, 1)
+	event.Handle(listener, func(ctx context.Context, tx *database.Tx, m *event.Message[opened]) error {
+		tx.AfterCommit(func() { effects <- time.Now() })
+		return nil
+	})
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 2)
+	run := func(name string, o *event.Outbox, l *event.Listener) {
+		client := event.NewClient(event.Config{}, stan.New(stan.Config{URL: server.URL(), ClientID: name}, nil), o, l, event.Telemetry{})
+		go func() { done <- client.Run(ctx) }()
+	}
+	run("from", outbox, nil)
+	run("to", event.NewOutbox(to, "to"), listener)
+	defer func() {
+		cancel()
+		<-done
+		<-done
+	}()
+
+	publish := func() time.Time {
+		var committed time.Time
+		if err := from.InTx(ctx, func(tx *database.Tx) error {
+			tx.AfterCommit(func() { committed = time.Now() })
+			return outbox.Publish(ctx, tx, opened{"door"})
+		}); err != nil {
+			b.Fatal(err)
+		}
+		return committed
+	}
+	publish()
+	<-effects // both sides are connected
+
+	var rawTimes, effectTimes []time.Duration
+	for b.Loop() {
+		start := time.Now()
+		if err := raw.Publish("raw", make([]byte, 300)); err != nil {
+			b.Fatal(err)
+		}
+		rawTimes = append(rawTimes, (<-arrived).Sub(start))
+		committed := publish()
+		effectTimes = append(effectTimes, (<-effects).Sub(committed))
+	}
+	at := func(times []time.Duration, q float64) float64 {
+		slices.Sort(times)
+		return float64(times[int(q*float64(len(times)-1))].Microseconds())
+	}
+	b.ReportMetric(0, "ns/op")
+	for name, q := range map[string]float64{"p50": 0.5, "p99": 0.99} {
+		b.ReportMetric(at(rawTimes, q), "raw-"+name+"-µs")
+		b.ReportMetric(at(effectTimes, q), "effect-"+name+"-µs")
+	}
+	b.ReportMetric(at(effectTimes, 0.5)/at(rawTimes, 0.5), "effect/raw-p50")
+}
