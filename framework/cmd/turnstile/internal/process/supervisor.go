@@ -59,8 +59,7 @@ func (s *Supervisor) Run(ctx context.Context) {
 		case <-s.restart: // this very start is the one that was asked for
 		default:
 		}
-		began := time.Now()
-		crash, again := s.cycle(ctx)
+		crash, up, again := s.cycle(ctx)
 		if again {
 			delay = s.Backoff
 			continue
@@ -68,7 +67,7 @@ func (s *Supervisor) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
-		if time.Since(began) >= s.BackoffMax {
+		if up >= s.BackoffMax {
 			delay = s.Backoff
 		}
 		crash.Retry = delay
@@ -86,29 +85,35 @@ func (s *Supervisor) Run(ctx context.Context) {
 	s.Observe(State{Phase: Stopped})
 }
 
-// cycle runs the program once. It returns again if it ended because of Restart, and the crash if it ended by itself.
-func (s *Supervisor) cycle(ctx context.Context) (crash State, again bool) {
+// cycle runs the program once. It returns again if it ended because of Restart, else the crash, if it ended by itself,
+// and for how long it was up before.
+func (s *Supervisor) cycle(ctx context.Context) (crash State, up time.Duration, again bool) {
 	p, err := Start(s.Command())
 	if err != nil {
-		return State{Phase: Crashed, Err: err}, false
+		return State{Phase: Crashed, Err: err}, 0, false
 	}
 	s.set(p)
 	defer s.set(nil)
 	s.Observe(State{Phase: Starting, PID: p.PID()})
+	var since time.Time
 	for {
 		select {
 		case r := <-p.Ready():
+			since = time.Now()
 			s.Observe(State{Phase: Up, PID: p.PID(), Ready: r})
 		case <-p.Done():
-			return State{Phase: Crashed, Exit: p.Exit()}, false
+			if !since.IsZero() {
+				up = time.Since(since)
+			}
+			return State{Phase: Crashed, Exit: p.Exit()}, up, false
 		case <-s.restart:
 			s.Observe(State{Phase: Stopping, PID: p.PID()})
 			p.Stop(s.Grace)
-			return State{}, true
+			return State{}, 0, true
 		case <-ctx.Done():
 			s.Observe(State{Phase: Stopping, PID: p.PID()})
 			p.Stop(s.Grace)
-			return State{}, false
+			return State{}, 0, false
 		}
 	}
 }
