@@ -143,8 +143,9 @@ AND (stream, key) IN (SELECT t.stream, t.key FROM ` + d.rows(keys) + `)`,
 SELECT stream, key, seq, state, attempts, due_at, body, at
 FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 ORDER BY seq LIMIT 1`,
 		updateParked: `
-UPDATE event_parked SET state = $5, attempts = $6, due_at = $7, error = $8
-WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`,
+UPDATE event_parked AS p SET state = t.state, attempts = t.attempts, due_at = t.due_at, error = t.error
+FROM ` + d.rows("stream text, key text, seq bigint, state text, attempts bigint, due_at bigint, error text") + `
+WHERE p.grp = $2 AND p.stream = t.stream AND p.key = t.key AND p.seq = t.seq`,
 
 		subscribe:  `INSERT INTO event_subscription (grp, stream, since) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
 		since:      `SELECT since FROM event_subscription WHERE grp = $1 AND stream = $2`,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -71,22 +72,51 @@ func (l *Listener) wakeUps(ctx context.Context) (due []rowKey, wait time.Duratio
 	return due, wait, nil
 }
 
-// sweepKeys works on as many keys at once as there are workers.
+// sweepKeys makes one attempt at each key that is due. First attempts share
+// transactions, as a batch does; an event that has failed before is tried in
+// one of its own, as many at once as there are workers.
 func (l *Listener) sweepKeys(ctx, stop context.Context, keys []rowKey) error {
+	claimed, err := l.claim(ctx, keys)
+	if err != nil {
+		return err
+	}
+	var first, again []*attempt
+	for _, a := range claimed {
+		if a.first {
+			first = append(first, a)
+		} else {
+			again = append(again, a)
+		}
+	}
+	if len(first) > 0 {
+		if err := l.attempt(ctx, first, everything); err == nil {
+			first = nil
+		} else if ctx.Err() != nil {
+			return err
+		}
+	}
+	return l.attemptEach(ctx, stop, append(again, first...))
+}
+
+// attemptEach makes attempts in transactions of their own.
+func (l *Listener) attemptEach(ctx, stop context.Context, attempts []*attempt) error {
 	var (
 		workers sync.WaitGroup
 		mu      sync.Mutex
 		all     error
-		queue   = make(chan rowKey, len(keys))
+		queue   = make(chan *attempt, len(attempts))
 	)
-	for _, k := range keys {
-		queue <- k
+	for _, a := range attempts {
+		queue <- a
 	}
 	close(queue)
-	for range l.cfg.Workers {
+	for range min(l.cfg.Workers, len(attempts)) {
 		workers.Go(func() {
-			for k := range queue {
-				if err := l.sweepKey(ctx, stop, k); err != nil {
+			for a := range queue {
+				if stop.Err() != nil {
+					return
+				}
+				if err := l.attemptOne(ctx, a); err != nil {
 					mu.Lock()
 					all = errors.Join(all, err)
 					mu.Unlock()
@@ -105,64 +135,61 @@ type attempt struct {
 	first bool // it has never been tried
 }
 
-// sweepKey makes attempts at one key until one fails or nothing is due.
-func (l *Listener) sweepKey(ctx, stop context.Context, key rowKey) error {
-	for stop.Err() == nil {
-		a, err := l.claim(ctx, key)
-		if err != nil || a == nil {
-			return err
-		}
-		if err := l.attempt(ctx, a); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// claim looks at what is first in the key and settles what needs no handler.
-// If a handler is needed, the attempt is recorded before it is made: one that
+// claim looks at what is first in each key and settles what needs no handler.
+// Where one is needed, the attempt is recorded before it is made: one that
 // ends the process is counted, too.
-func (l *Listener) claim(ctx context.Context, key rowKey) (a *attempt, err error) {
-	err = l.inTurn(ctx, []rowKey{key}, single, func(ctx context.Context, t *turn) error {
-		a = nil
-		c := t.cursors[key]
-		c.changed = true
-		if c.Parked == 0 {
-			return nil
+func (l *Listener) claim(ctx context.Context, keys []rowKey) (claimed []*attempt, err error) {
+	slices.SortFunc(keys, compareKeys)
+	err = l.inTurn(ctx, keys, single, func(ctx context.Context, t *turn) error {
+		claimed = nil
+		for _, c := range t.order {
+			a, err := t.claim(ctx, c)
+			if err != nil {
+				return err
+			}
+			if a != nil {
+				claimed = append(claimed, a)
+			}
 		}
-		head := c.head()
-		if head == nil {
-			return t.missing(ctx, c)
-		}
-		if head.State == dead || head.State == retry && head.DueAt > t.now {
-			return nil
-		}
-		e, err := decodeEnvelope(head.Stream, []byte(head.Body))
-		if err != nil {
-			return fmt.Errorf("event: parked %s %s number %d: %w", head.Stream, head.Key, head.Seq, err)
-		}
-		if kept, err := t.keepForOthers(ctx, e); err != nil {
-			return err
-		} else if kept {
-			c.wakeAt(t.now + poll.Microseconds())
-			return nil
-		}
-		first := head.State == early
-		if !first && head.Attempts >= int64(l.cfg.Attempts) {
-			l.sentence(ctx, head, e, fmt.Errorf("the process ended during attempt %d", head.Attempts))
-			return t.update(ctx, head)
-		}
-		head.Attempts++
-		head.State = retry
-		head.DueAt = t.now + (l.cfg.HandlerTimeout + l.retryDelay(int(head.Attempts))).Microseconds()
-		head.Error = fmt.Sprintf("attempt %d is under way, or its process ended", head.Attempts)
-		if err := t.update(ctx, head); err != nil {
-			return err
-		}
-		a = &attempt{parkedRow: *head, event: e, first: first}
 		return nil
 	})
-	return a, err
+	return claimed, err
+}
+
+func (t *turn) claim(ctx context.Context, c *cursor) (*attempt, error) {
+	c.changed = true
+	if c.Parked == 0 {
+		return nil, nil
+	}
+	head := c.head()
+	if head == nil {
+		return nil, t.missing(ctx, c)
+	}
+	if head.State == dead || head.State == retry && head.DueAt > t.now {
+		return nil, nil
+	}
+	e, err := decodeEnvelope(head.Stream, []byte(head.Body))
+	if err != nil {
+		return nil, fmt.Errorf("event: parked %s %s number %d: %w", head.Stream, head.Key, head.Seq, err)
+	}
+	if kept, err := t.keepForOthers(ctx, e); err != nil {
+		return nil, err
+	} else if kept {
+		c.wakeAt(t.now + poll.Microseconds())
+		return nil, nil
+	}
+	first := head.State == early
+	if !first && head.Attempts >= int64(t.l.cfg.Attempts) {
+		t.l.sentence(ctx, head, e, fmt.Errorf("the process ended during attempt %d", head.Attempts))
+		t.update = append(t.update, *head)
+		return nil, nil
+	}
+	head.Attempts++
+	head.State = retry
+	head.DueAt = t.now + t.l.retryDelay(int(head.Attempts)).Microseconds()
+	head.Error = fmt.Sprintf("attempt %d is under way, or its process ended", head.Attempts)
+	t.update = append(t.update, *head)
+	return &attempt{parkedRow: *head, event: e, first: first}, nil
 }
 
 // missing deals with a key whose next number has not arrived: a group that
@@ -230,44 +257,40 @@ func (t *turn) mayAdopt(c *cursor, p parkedRow) (bool, error) {
 // wakeAt decides when the sweep should look at the key again.
 func (c *cursor) wakeAt(us int64) { c.WakeAt, c.fixed = &us, true }
 
-func (t *turn) update(ctx context.Context, p *parkedRow) error {
-	if _, err := t.tx.ExecContext(ctx, t.l.sql.updateParked, t.l.group, p.Stream, p.Key, p.Seq, p.State, p.Attempts, p.DueAt, p.Error); err != nil {
-		return fmt.Errorf("event: record an attempt: %w", err)
+// attempt handles claimed events, and what they release, in one transaction.
+func (l *Listener) attempt(ctx context.Context, attempts []*attempt, extent extent) error {
+	keys := make([]rowKey, len(attempts))
+	for i, a := range attempts {
+		keys[i] = a.rowKey
 	}
-	return nil
-}
-
-// attempt handles a claimed event and, if it was never tried, what it
-// releases. Its failure is recorded.
-func (l *Listener) attempt(ctx context.Context, a *attempt) error {
-	extent := single
-	if a.first {
-		extent = everything
-	}
-	away := backoff{first: 20 * time.Millisecond, most: 2 * time.Second}
-	for {
-		err := l.inTurn(ctx, []rowKey{a.rowKey}, extent, func(ctx context.Context, t *turn) error {
+	return l.inTurn(ctx, keys, extent, func(ctx context.Context, t *turn) error {
+		for _, a := range attempts {
 			c := t.cursors[a.rowKey]
 			if head := c.head(); head == nil || head.Seq != a.Seq {
-				return nil // somebody else has dealt with it
+				continue // somebody else has dealt with it
 			}
 			if err := t.handle(ctx, c, a.event, int(a.Attempts)); err != nil {
 				return err
 			}
-			return t.release(ctx, c)
-		})
+			if err := t.release(ctx, c); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// attemptOne handles one claimed event and nothing else, and records its
+// failure.
+func (l *Listener) attemptOne(ctx context.Context, a *attempt) error {
+	away := backoff{first: 20 * time.Millisecond, most: 2 * time.Second}
+	for {
+		err := l.attempt(ctx, []*attempt{a}, single)
+		if err != nil && !l.isOurs(ctx, err) {
+			err = l.recordFailure(ctx, a, err)
+		}
 		if err == nil {
 			return nil
-		}
-		if !l.isOurs(ctx, err) {
-			if extent == everything {
-				extent = single // the failure may be a released event's
-				continue
-			}
-			err = l.recordFailure(ctx, a, err)
-			if err == nil {
-				return nil
-			}
 		}
 		if !l.pause(ctx, &away, err) {
 			return err
@@ -284,6 +307,7 @@ func (l *Listener) recordFailure(ctx context.Context, a *attempt, failure error)
 		}
 		l.sentence(ctx, head, a.event, failure)
 		c.changed = true
-		return t.update(ctx, head)
+		t.update = append(t.update, *head)
+		return nil
 	})
 }

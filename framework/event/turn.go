@@ -20,7 +20,7 @@ import (
 
 // States of a parked event.
 const (
-	early = "early" // waits for a predecessor; the predecessor applied, it is ready
+	early = "early" // never tried; waits for a predecessor, or for the sweep
 	retry = "retry" // failed, or may have; waits for its next attempt
 	dead  = "dead"  // waits for an operator
 )
@@ -122,6 +122,7 @@ type turn struct {
 
 	park    []parkedRow
 	unpark  []reference
+	update  []parkedRow
 	letters []letter
 	journal []journalRow
 	clear   []rowKey
@@ -307,19 +308,19 @@ func (t *turn) apply(ctx context.Context, c *cursor, arrivals []*arrival) error 
 		case a.Sequence <= c.Seq:
 			t.duplicate(c, a)
 		case a.Sequence > c.Seq+1:
-			t.parkAs(c, a, early)
+			t.parkEarly(c, a)
 		case head != nil:
 			t.counts.duplicates++
 		case a.redelivered:
 			// The handler may have been running when its process ended. The
 			// sweep records an attempt before it makes it, so an event that
 			// kills its process comes to an end as well.
-			t.parkAs(c, a, retry)
+			t.parkEarly(c, a)
 		default:
 			if kept, err := t.keepForOthers(ctx, a.envelope); err != nil {
 				return err
 			} else if kept {
-				t.parkAs(c, a, early)
+				t.parkEarly(c, a)
 				continue
 			}
 			if err := t.handle(ctx, c, a.envelope, 1); err != nil {
@@ -459,8 +460,8 @@ func (t *turn) malformed(a *arrival) {
 	t.letters = append(t.letters, letter{rowKey{Stream: a.Stream}, 0, letterMalformed, a.malformed.Error(), body, t.now})
 }
 
-func (t *turn) parkAs(c *cursor, a *arrival, state string) {
-	t.insert(c, parkedRow{rowKey: c.rowKey, Seq: a.Sequence, State: state, DueAt: t.now, Body: string(a.body), At: t.now})
+func (t *turn) parkEarly(c *cursor, a *arrival) {
+	t.insert(c, parkedRow{rowKey: c.rowKey, Seq: a.Sequence, State: early, DueAt: t.now, Body: string(a.body), At: t.now})
 }
 
 // insert parks p, unless it is parked already.
@@ -497,6 +498,11 @@ func (t *turn) write(ctx context.Context) error {
 	})
 	if len(t.park) > 0 {
 		if err := t.insertParked(ctx); err != nil {
+			return err
+		}
+	}
+	if len(t.update) > 0 {
+		if err := run("record attempts", l.sql.updateParked, t.update); err != nil {
 			return err
 		}
 	}
