@@ -79,10 +79,16 @@ func step(ctx context.Context) error {
 }
 
 // fragile wraps a driver so that a crashed process cannot use the database.
-type fragile struct{ driver.Connector }
+type fragile struct {
+	driver.Connector
+	schema string // what every connection begins with: one to memory is a database
+}
 
 func (f fragile) Connect(ctx context.Context) (driver.Conn, error) {
 	c, err := f.Connector.Connect(ctx)
+	if err == nil && f.schema != "" {
+		_, err = c.(driver.ExecerContext).ExecContext(ctx, f.schema, nil)
+	}
 	return fragileConn{c}, err
 }
 

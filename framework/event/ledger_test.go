@@ -3,11 +3,13 @@ package event_test
 import (
 	"context"
 	"database/sql/driver"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,7 +29,9 @@ import (
 // the handlers, every committed event takes effect exactly once in every group,
 // in the order of its key's commits. Two services talk: "front" publishes
 // pings; "back" applies each and publishes a pong in the same transaction,
-// which front applies.
+// which front applies. A second group, "audit", may share back's database, and
+// one of back's replicas may be of an older version that has no handler for
+// one of the types.
 
 type ping struct {
 	Key   string `json:"key"`
@@ -41,6 +45,11 @@ type odd ping
 
 func (e odd) Meta() event.Meta { return event.Meta{Stream: "pings", Type: "odd", Key: e.Key} }
 
+// novel is an event that only the newer replicas handle.
+type novel ping
+
+func (e novel) Meta() event.Meta { return event.Meta{Stream: "pings", Type: "novel", Key: e.Key} }
+
 type pong ping
 
 func (e pong) Meta() event.Meta { return event.Meta{Stream: "pongs", Type: "pong", Key: e.Key} }
@@ -48,7 +57,7 @@ func (e pong) Meta() event.Meta { return event.Meta{Stream: "pongs", Type: "pong
 // effects are recorded in a table in which nothing is unique.
 func effects() database.Migrations {
 	table := func(id string) fs.FS {
-		return fstest.MapFS{"0001_effect.sql": {Data: []byte("-- +goose Up\nCREATE TABLE effect (id " + id + ", stream TEXT, key TEXT, seq BIGINT, event_id TEXT, value BIGINT, at BIGINT);")}}
+		return fstest.MapFS{"0001_effect.sql": {Data: []byte("-- +goose Up\nCREATE TABLE effect (id " + id + ", grp TEXT, stream TEXT, key TEXT, seq BIGINT, event_id TEXT, value BIGINT, at BIGINT);")}}
 	}
 	return database.Migrations{Table: "effect_schema", Postgres: table("BIGSERIAL PRIMARY KEY"), SQLite: table("INTEGER PRIMARY KEY AUTOINCREMENT")}
 }
@@ -57,33 +66,43 @@ func effects() database.Migrations {
 type plan struct {
 	faults   eventtest.Faults
 	replicas int
+	old      bool // the last replica of back does not know novel events
+	audit    bool // a second group listens
 	config   event.Config
 	actions  []action
-	// failures says what becomes of the first attempts at a ping's value.
+	// failures says what becomes of the first attempts at the pings of an action.
 	failures map[int][]failure
 }
 
 type action struct {
 	pause time.Duration
-	what  string // publish, abort, crash, crashAt, down, disconnect, drain
+	what  string // publish, abort, burst, crash, crashAt, down, wipe, disconnect, drain, redrive, skip
 	keys  []string
-	value int
+	value int           // of the first event; the others of the action follow
 	after time.Duration // for a scheduled event
-	odd   bool
+	kind  string        // ping, odd or novel
 	which int
 	steps int
 }
 
+// valuesPerAction is what one action's values are apart.
+const valuesPerAction = 1000
+
 func (a action) String() string {
 	switch a.what {
-	case "publish", "abort":
-		return fmt.Sprintf("+%v %s %d %v after=%v odd=%v", a.pause, a.what, a.value, a.keys, a.after, a.odd)
+	case "publish", "abort", "burst":
+		return fmt.Sprintf("+%v %s %d %v %s after=%v", a.pause, a.what, a.value, a.keys, a.kind, a.after)
 	default:
 		return fmt.Sprintf("+%v %s which=%d steps=%d", a.pause, a.what, a.which, a.steps)
 	}
 }
 
 type failure string
+
+func (p plan) String() string {
+	return fmt.Sprintf("faults %+v, replicas %d, old %v, audit %v, config %+v\nfailures %v\nactions %v",
+		p.faults, p.replicas, p.old, p.audit, p.config, p.failures, p.actions)
+}
 
 func drawPlan(t *rapid.T) plan {
 	probability := func(name string) float64 {
@@ -105,17 +124,26 @@ func drawPlan(t *rapid.T) plan {
 			Workers: rapid.IntRange(1, 3).Draw(t, "workers"), Batch: rapid.SampledFrom([]int{1, 3, 100}).Draw(t, "batch"),
 			MaxInFlight: rapid.SampledFrom([]int{1, 4, 256}).Draw(t, "inFlight"), AckWait: time.Second,
 			Attempts: 4, RetryFirst: 10 * time.Millisecond, RetryMost: 100 * time.Millisecond,
-			HandlerTimeout: time.Second, DrainTimeout: time.Second, GapTimeout: time.Minute,
+			HandlerTimeout: time.Second, DrainTimeout: time.Second,
+			GapTimeout: rapid.SampledFrom([]time.Duration{time.Minute, time.Minute, 200 * time.Millisecond}).Draw(t, "gapTimeout"),
 		},
+		old:      rapid.IntRange(0, 2).Draw(t, "old") == 0,
+		audit:    rapid.IntRange(0, 3).Draw(t, "audit") == 0,
 		failures: map[int][]failure{},
 	}
-	whats := []string{"publish", "publish", "publish", "publish", "publish", "abort", "crash", "crashAt", "crashAt", "down", "disconnect", "drain"}
+	whats := []string{"publish", "publish", "publish", "publish", "publish", "abort", "crash", "crashAt", "crashAt", "down", "wipe", "disconnect", "drain", "redrive", "skip"}
+	if rapid.IntRange(0, 9).Draw(t, "bursts") == 0 {
+		whats = append(whats, "burst")
+	}
 	for i := range rapid.IntRange(1, 40).Draw(t, "actions") {
-		a := action{pause: millis(30, "pause"), what: rapid.SampledFrom(whats).Draw(t, "what"), value: i}
+		a := action{pause: millis(30, "pause"), what: rapid.SampledFrom(whats).Draw(t, "what"), value: i * valuesPerAction, kind: "ping"}
 		switch a.what {
+		case "burst":
+			// More than a turn looks at in one key.
+			a.keys = slices.Repeat([]string{"a"}, rapid.IntRange(65, 140).Draw(t, "burst"))
 		case "publish", "abort":
-			a.keys = rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c"}), 1, 4).Draw(t, "keys")
-			a.odd = rapid.IntRange(0, 5).Draw(t, "odd") == 0
+			a.keys = rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}), 1, 6).Draw(t, "keys")
+			a.kind = rapid.SampledFrom([]string{"ping", "ping", "ping", "ping", "odd", "novel"}).Draw(t, "kind")
 			if rapid.IntRange(0, 3).Draw(t, "scheduled") == 0 {
 				a.after = millis(100, "after")
 			}
@@ -139,17 +167,25 @@ type world struct {
 	dbs    map[string]*database.DB
 
 	mu       sync.Mutex
-	attempts map[int]int // of pings, by value
-	wanted   map[string][]int
+	attempts map[int]int // at pings, by action
+	due      map[int]scheduled
+	skipped  map[string]bool // "group stream key number" of what an operator gave up
 	problems []string
 	running  sync.WaitGroup
 	replicas []*replica
+}
+
+// scheduled is what is known of a scheduled event.
+type scheduled struct {
+	due       time.Time
+	committed time.Time // zero if its request's process crashed: then only the database knows
 }
 
 // replica is one process of a service, or, after a crash, its successor.
 type replica struct {
 	w       *world
 	service string
+	old     bool
 	process *process
 	ctx     context.Context
 	stop    context.CancelFunc
@@ -168,44 +204,66 @@ func (r *replica) start(ctx context.Context) {
 	r.process, processCtx = newProcess(ctx)
 	r.ctx, r.stop = context.WithCancel(processCtx)
 	w, db := r.w, r.w.dbs[r.service]
-	l := event.NewListener(db, r.service)
+	listeners := []*event.Listener{event.NewListener(db, r.service)}
 	if r.service == "front" {
-		r.outbox = event.NewOutbox(db, r.service, ping{}, odd{})
-		event.Handle(l, func(ctx context.Context, tx *database.Tx, m *event.Message[pong]) error {
-			return record(ctx, tx, m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value)
+		r.outbox = event.NewOutbox(db, r.service, ping{}, odd{}, novel{})
+		event.Handle(listeners[0], func(ctx context.Context, tx *database.Tx, m *event.Message[pong]) error {
+			return record(ctx, tx, r.service, m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value)
 		})
 	} else {
-		outbox := event.NewOutbox(db, r.service, pong{})
-		r.outbox = outbox
-		proc := r.process
-		event.Handle(l, func(ctx context.Context, tx *database.Tx, m *event.Message[ping]) error {
+		r.outbox = event.NewOutbox(db, r.service, pong{})
+		outbox, proc := r.outbox, r.process
+		event.Handle(listeners[0], func(ctx context.Context, tx *database.Tx, m *event.Message[ping]) error {
 			return w.onPing(ctx, proc, tx, outbox, m)
 		})
+		if !r.old {
+			event.Handle(listeners[0], func(ctx context.Context, tx *database.Tx, m *event.Message[novel]) error {
+				return record(ctx, tx, r.service, m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value)
+			})
+		}
+		if w.plan.audit {
+			audit := event.NewListener(db, "audit")
+			event.Handle(audit, func(ctx context.Context, tx *database.Tx, m *event.Message[ping]) error {
+				return record(ctx, tx, "audit", m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value)
+			})
+			listeners = append(listeners, audit)
+		}
 	}
-	client := event.NewClient(w.plan.config, fragileBroker{w.broker, r.process}, r.outbox, l, event.Telemetry{})
+	var running sync.WaitGroup
+	run, broker := r.ctx, fragileBroker{w.broker, r.process}
+	for i, l := range listeners {
+		outbox := r.outbox
+		if i > 0 {
+			outbox = event.NewOutbox(db, r.service) // a second relay of the same outbox
+		}
+		client := event.NewClient(w.plan.config, broker, outbox, l, event.Telemetry{})
+		running.Go(func() {
+			if err := client.Run(run); err != nil {
+				w.problem("%s: Run: %v", r.service, err)
+			}
+		})
+	}
 	done := make(chan struct{})
 	r.done = done
-	run := r.ctx
 	w.running.Go(func() {
 		defer close(done)
-		if err := client.Run(run); err != nil {
-			w.problem("%s: Run: %v", r.service, err)
-		}
+		running.Wait()
 	})
 }
 
-func record(ctx context.Context, tx *database.Tx, stream, key string, seq int64, id string, value int) error {
-	_, err := tx.ExecContext(ctx, "INSERT INTO effect (stream, key, seq, event_id, value, at) VALUES ($1, $2, $3, $4, $5, $6)",
-		stream, key, seq, id, value, time.Now().UnixMicro())
+func record(ctx context.Context, tx *database.Tx, grp, stream, key string, seq int64, id string, value int) error {
+	_, err := tx.ExecContext(ctx, "INSERT INTO effect (grp, stream, key, seq, event_id, value, at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+		grp, stream, key, seq, id, value, time.Now().UnixMicro())
 	return err
 }
 
 func (w *world) onPing(ctx context.Context, p *process, tx *database.Tx, outbox *event.Outbox, m *event.Message[ping]) error {
 	w.mu.Lock()
-	n := w.attempts[m.Data.Value]
-	w.attempts[m.Data.Value]++
+	action := m.Data.Value / valuesPerAction
+	n := w.attempts[action]
+	w.attempts[action]++
 	var fail failure
-	if plan := w.plan.failures[m.Data.Value]; n < len(plan) {
+	if plan := w.plan.failures[action]; n < len(plan) {
 		fail = plan[n]
 	}
 	w.mu.Unlock()
@@ -221,7 +279,7 @@ func (w *world) onPing(ctx context.Context, p *process, tx *database.Tx, outbox 
 	case "crash":
 		p.crash()
 	}
-	if err := record(ctx, tx, m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value); err != nil {
+	if err := record(ctx, tx, "back", m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value); err != nil {
 		return err
 	}
 	if err := outbox.Publish(ctx, tx, pong{m.Key, m.Data.Value}); err != nil {
@@ -236,11 +294,15 @@ func (w *world) onPing(ctx context.Context, p *process, tx *database.Tx, outbox 
 // run carries the plan out and then lets the system become quiet.
 func (w *world) run(ctx context.Context, patience time.Duration) {
 	for _, service := range []string{"front", "back"} {
-		for range w.plan.replicas {
-			r := &replica{w: w, service: service}
+		for i := range w.plan.replicas {
+			r := &replica{w: w, service: service, old: w.plan.old && i > 0}
 			r.start(ctx)
 			w.replicas = append(w.replicas, r)
 		}
+	}
+	// A type counts as handled once a member has recorded it.
+	for count(ctx, w.dbs["back"], "event_type WHERE type = 'novel'") < 1 {
+		time.Sleep(time.Millisecond)
 	}
 	for _, a := range w.plan.actions {
 		time.Sleep(a.pause)
@@ -273,31 +335,9 @@ func (w *world) run(ctx context.Context, patience time.Duration) {
 }
 
 func (w *world) act(ctx context.Context, a action) {
-	front := w.replicas[0]
 	switch a.what {
-	case "publish", "abort":
-		// The request's own process may crash in the middle of it: then only
-		// the database knows whether it took place, and check asks it.
-		abort := errors.New("abort")
-		_ = w.dbs["front"].InTx(front.ctx, func(tx *database.Tx) error {
-			for _, key := range a.keys {
-				var options []event.PublishOption
-				if a.after > 0 {
-					options = append(options, event.At(time.Now().Add(a.after)))
-				}
-				var e event.Event = ping{key, a.value}
-				if a.odd {
-					e = odd{key, a.value}
-				}
-				if err := front.outbox.Publish(front.ctx, tx, e, options...); err != nil {
-					return err
-				}
-			}
-			if a.what == "abort" {
-				return abort
-			}
-			return nil
-		})
+	case "publish", "abort", "burst":
+		w.publish(a)
 	case "crash":
 		w.replicas[a.which%len(w.replicas)].process.crash()
 	case "crashAt":
@@ -306,6 +346,10 @@ func (w *world) act(ctx context.Context, a action) {
 		w.broker.Down()
 		time.Sleep(time.Duration(a.steps) * time.Millisecond)
 		w.broker.Up()
+	case "wipe":
+		w.broker.Wipe()
+	case "redrive", "skip":
+		w.operate(ctx, a)
 	case "disconnect":
 		w.broker.DisconnectOne(a.which)
 	case "drain":
@@ -314,6 +358,67 @@ func (w *world) act(ctx context.Context, a action) {
 		<-r.done
 	}
 	w.revive(ctx)
+}
+
+// publish is a request to the first process of front, which may crash in the
+// middle of it: then only the database knows whether it took place, and check
+// asks it.
+func (w *world) publish(a action) {
+	front := w.replicas[0]
+	abort := errors.New("abort")
+	due := time.Now().Add(a.after)
+	err := w.dbs["front"].InTx(front.ctx, func(tx *database.Tx) error {
+		for i, key := range a.keys {
+			var options []event.PublishOption
+			if a.after > 0 {
+				options = append(options, event.At(due))
+			}
+			e := ping{key, a.value + i}
+			if err := front.outbox.Publish(front.ctx, tx, map[string]event.Event{"ping": e, "odd": odd(e), "novel": novel(e)}[a.kind], options...); err != nil {
+				return err
+			}
+		}
+		if a.what == "abort" {
+			return abort
+		}
+		return nil
+	})
+	if a.after > 0 {
+		s := scheduled{due: due}
+		if err == nil {
+			s.committed = time.Now()
+		}
+		for i := range a.keys {
+			w.due[a.value+i] = s
+		}
+	}
+}
+
+// operate does to a dead letter what an operator might, while the services
+// work on.
+func (w *world) operate(ctx context.Context, a action) {
+	db := w.dbs["back"]
+	letters, err := event.DeadLetters(ctx, db)
+	if err != nil {
+		w.problem("dead letters: %v", err)
+		return
+	}
+	letters = slices.DeleteFunc(letters, func(l event.Letter) bool { return l.Kind != "dead" })
+	if len(letters) == 0 {
+		return
+	}
+	l := letters[a.which%len(letters)]
+	w.running.Go(func() { _ = event.Redrive(ctx, db, l) }) // it may lose to the other
+	if a.what == "redrive" {
+		return
+	}
+	w.running.Go(func() {
+		if err := event.Skip(ctx, db, l); err == nil {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.skipped[fmt.Sprint(l.Group, l.Stream, l.Key, l.Sequence)] = true
+		}
+	})
 }
 
 // revive starts a successor for every process that has ended.
@@ -334,26 +439,41 @@ func (w *world) quiet(ctx context.Context) (bool, string) {
 			return false, err.Error()
 		}
 		for _, l := range letters {
-			if l.Kind == "dead" {
+			switch {
+			case l.Kind == "dead":
 				_ = event.Redrive(ctx, db, l)
-			} else {
+			case l.Kind == "gap" && w.plan.config.GapTimeout < time.Minute:
+				// It closes when the number arrives.
+				return false, fmt.Sprintf("%v: %s", l, l.Error)
+			default:
 				w.problem("%v: %s", l, l.Error)
 				_ = event.Skip(ctx, db, l)
 			}
 		}
-		for _, table := range []string{"event_parked", "event_scheduled", "event_outbox WHERE sent_at IS NULL"} {
+		for _, table := range []string{"event_parked", "event_scheduled", "event_outbox WHERE sent_at IS NULL", "event_cursor WHERE parked <> 0"} {
 			if n := count(ctx, db, table); n != 0 {
 				return false, fmt.Sprintf("%s: %d rows in %s", service, n, table)
 			}
 		}
 	}
-	for _, side := range []struct{ from, stream, to string }{{"front", "pings", "back"}, {"back", "pongs", "front"}} {
-		last, applied := w.positions(ctx, side.from, side.stream, side.to)
+	for _, side := range w.sides() {
+		last, applied := w.positions(ctx, side)
 		if last != applied {
 			return false, fmt.Sprintf("%s: published %s, applied %s", side.stream, last, applied)
 		}
 	}
 	return true, ""
+}
+
+// side is a stream on its way to a group.
+type side struct{ from, stream, to, group, types string }
+
+func (w *world) sides() []side {
+	sides := []side{{"front", "pings", "back", "back", "'ping', 'novel'"}, {"back", "pongs", "front", "front", "'pong'"}}
+	if w.plan.audit {
+		sides = append(sides, side{"front", "pings", "back", "audit", "'ping'"})
+	}
+	return sides
 }
 
 func count(ctx context.Context, db *database.DB, table string) (n int) {
@@ -365,9 +485,9 @@ func count(ctx context.Context, db *database.DB, table string) (n int) {
 
 // positions returns what was published on a stream and what was applied, as
 // comparable text.
-func (w *world) positions(ctx context.Context, from, stream, to string) (last, applied string) {
-	list := func(db *database.DB, q string) string {
-		rows, err := db.QueryContext(ctx, q, stream)
+func (w *world) positions(ctx context.Context, s side) (last, applied string) {
+	list := func(db *database.DB, q string, args ...any) string {
+		rows, err := db.QueryContext(ctx, q, args...)
 		if err != nil {
 			return err.Error()
 		}
@@ -383,49 +503,107 @@ func (w *world) positions(ctx context.Context, from, stream, to string) (last, a
 		}
 		return b.String()
 	}
-	return list(w.dbs[from], "SELECT key, last FROM event_sequence WHERE stream = $1 AND last > 0 ORDER BY key"),
-		list(w.dbs[to], "SELECT key, seq FROM event_cursor WHERE stream = $1 AND seq > 0 ORDER BY key")
+	return list(w.dbs[s.from], "SELECT key, last FROM event_sequence WHERE stream = $1 AND last > 0 ORDER BY key", s.stream),
+		list(w.dbs[s.to], "SELECT key, seq FROM event_cursor WHERE stream = $1 AND grp = $2 AND seq > 0 ORDER BY key", s.stream, s.group)
 }
 
 // check compares, row by row, what was committed with what took effect.
 func (w *world) check(ctx context.Context) {
-	for _, side := range []struct{ from, stream, typ, to string }{{"front", "pings", "ping", "back"}, {"back", "pongs", "pong", "front"}} {
-		read := func(db *database.DB, q string, args ...any) map[string][]string {
-			all := map[string][]string{}
-			rows, err := db.QueryContext(ctx, q, args...)
-			if err != nil {
-				w.problem("%v", err)
-				return nil
-			}
-			defer rows.Close()
-			for rows.Next() {
-				var key, id string
-				var seq int64
-				if err := rows.Scan(&key, &seq, &id); err != nil {
-					w.problem("%v", err)
-				}
-				all[key] = append(all[key], fmt.Sprintf("%d:%s", seq, id))
-			}
-			return all
-		}
-		committed := read(w.dbs[side.from], "SELECT key, seq, event_id FROM event_outbox WHERE stream = $1 AND type = $2 ORDER BY key, seq", side.stream, side.typ)
-		applied := read(w.dbs[side.to], "SELECT key, seq, event_id FROM effect WHERE stream = $1 ORDER BY key, id", side.stream)
+	for _, s := range w.sides() {
+		committed := w.rows(ctx, w.dbs[s.from], "SELECT key, seq, event_id FROM event_outbox WHERE stream = $1 AND type IN ("+s.types+") ORDER BY key, seq", s.stream)
+		committed = slices.DeleteFunc(committed, func(r row) bool { return w.skipped[fmt.Sprint(s.group, s.stream, r.key, r.seq)] })
+		applied := w.rows(ctx, w.dbs[s.to], "SELECT key, seq, event_id FROM effect WHERE stream = $1 AND grp = $2 ORDER BY key, id", s.stream, s.group)
 		if got, want := fmt.Sprint(applied), fmt.Sprint(committed); got != want {
-			w.problem("%s:\ncommitted %s\napplied   %s", side.stream, want, got)
+			w.problem("%s to %s:\ncommitted %s\napplied   %s", s.stream, s.group, want, got)
 		}
-		// The numbers of a key have no holes, whatever was aborted.
-		for key, ids := range read(w.dbs[side.from], "SELECT key, seq, event_id FROM event_outbox WHERE stream = $1 ORDER BY key, seq", side.stream) {
-			for i, id := range ids {
-				if !strings.HasPrefix(id, fmt.Sprintf("%d:", i+1)) {
-					w.problem("%s %s: number %d is %s", side.stream, key, i+1, id)
-				}
+	}
+	// The numbers of a key have no holes, whatever was aborted.
+	for _, service := range []string{"front", "back"} {
+		next := map[string]int64{}
+		for _, r := range w.rows(ctx, w.dbs[service], "SELECT key, seq, event_id FROM event_outbox ORDER BY key, seq") {
+			if next[r.key]++; r.seq != next[r.key] {
+				w.problem("%s %s: number %d is missing", service, r.key, next[r.key])
 			}
 		}
 	}
+	w.checkOrder(ctx)
+}
+
+// checkOrder holds the numbers of front's events against the order of its
+// requests, which came one after the other, and against what was scheduled.
+func (w *world) checkOrder(ctx context.Context) {
+	rows, err := w.dbs["front"].QueryContext(ctx, "SELECT key, seq, at, body FROM event_outbox ORDER BY key, seq")
+	if err != nil {
+		w.problem("%v", err)
+		return
+	}
+	defer rows.Close()
+	last := map[string]int{}           // by key, the value of the immediate event before
+	waited := map[string][]scheduled{} // by key, the scheduled events so far
+	for rows.Next() {
+		var key, body string
+		var seq, at int64
+		if err := rows.Scan(&key, &seq, &at, &body); err != nil {
+			w.problem("%v", err)
+			return
+		}
+		var e struct{ Data ping }
+		if err := json.Unmarshal([]byte(body), &e); err != nil {
+			w.problem("%v", err)
+			return
+		}
+		s, isScheduled := w.due[e.Data.Value]
+		if !isScheduled {
+			if before, ok := last[key]; ok && before >= e.Data.Value {
+				w.problem("%s: %d was committed after %d, and has a lower number, %d", key, before, e.Data.Value, seq)
+			}
+			last[key] = e.Data.Value
+			continue
+		}
+		if at < s.due.UnixMicro() {
+			w.problem("%s: %d is published at %d, before it is due at %d", key, e.Data.Value, at, s.due.UnixMicro())
+		}
+		for _, before := range waited[key] {
+			if s.due.Before(before.due) && !s.committed.IsZero() && s.committed.Before(s.due) {
+				w.problem("%s: %d is due at %v and numbered after what is due at %v", key, e.Data.Value, s.due, before.due)
+			}
+		}
+		waited[key] = append(waited[key], s)
+	}
+	if err := rows.Err(); err != nil {
+		w.problem("%v", err)
+	}
+}
+
+// row is an event, committed or applied.
+type row struct {
+	key string
+	seq int64
+	id  string
+}
+
+func (w *world) rows(ctx context.Context, db *database.DB, q string, args ...any) (all []row) {
+	rows, err := db.QueryContext(ctx, q, args...)
+	if err != nil {
+		w.problem("%v", err)
+		return nil
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var r row
+		if err := rows.Scan(&r.key, &r.seq, &r.id); err != nil {
+			w.problem("%v", err)
+		}
+		all = append(all, r)
+	}
+	if err := rows.Err(); err != nil {
+		w.problem("%v", err)
+	}
+	return all
 }
 
 func newWorld(p plan, open func(name string) (*database.DB, error)) (*world, error) {
-	w := &world{plan: p, broker: eventtest.NewBroker(p.faults), dbs: map[string]*database.DB{}, attempts: map[int]int{}}
+	w := &world{plan: p, broker: eventtest.NewBroker(p.faults), dbs: map[string]*database.DB{}, attempts: map[int]int{}, due: map[int]scheduled{}, skipped: map[string]bool{}}
 	for _, name := range []string{"front", "back"} {
 		db, err := open(name)
 		if err != nil {
@@ -439,10 +617,10 @@ func newWorld(p plan, open func(name string) (*database.DB, error)) (*world, err
 	return w, nil
 }
 
-func simulate(t *testing.T, p plan) (problems []string) {
+func simulate(t *testing.T, schema string, p plan) (problems []string) {
 	synctest.Test(t, func(t *testing.T) {
 		w, err := newWorld(p, func(string) (*database.DB, error) {
-			return database.New(database.Config{URL: "sqlite::memory:", Wrap: func(c driver.Connector) driver.Connector { return fragile{c} }}, event.Migrations(), effects())
+			return database.New(database.Config{URL: "sqlite::memory:", Wrap: func(c driver.Connector) driver.Connector { return fragile{c, schema} }})
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -459,15 +637,36 @@ func simulate(t *testing.T, p plan) (problems []string) {
 	return problems
 }
 
+// schemaOf returns the migrations as one script, which costs a schedule less
+// than taking them one by one.
+func schemaOf(t *testing.T, migrations ...database.Migrations) string {
+	var b strings.Builder
+	for _, m := range migrations {
+		files, err := fs.Glob(m.SQLite, "*.sql")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files { // sorted
+			script, err := fs.ReadFile(m.SQLite, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			up, _, _ := strings.Cut(string(script), "-- +goose Down")
+			b.WriteString(up + "\n")
+		}
+	}
+	return b.String()
+}
+
 // TestLedger runs random schedules in virtual time. More of them:
 //
 //	go test ./event -run TestLedger -rapid.checks 10000
 func TestLedger(t *testing.T) {
+	schema := schemaOf(t, event.Migrations(), effects())
 	rapid.Check(t, func(rt *rapid.T) {
 		p := drawPlan(rt)
-		if problems := simulate(t, p); len(problems) > 0 {
-			rt.Fatalf("faults %+v, replicas %d, config %+v\nfailures %v\nactions %v\n%s",
-				p.faults, p.replicas, p.config, p.failures, p.actions, strings.Join(problems, "\n"))
+		if problems := simulate(t, schema, p); len(problems) > 0 {
+			rt.Fatalf("%v\n%s", p, strings.Join(problems, "\n"))
 		}
 	})
 }
@@ -485,7 +684,7 @@ func TestLedgerOnPostgres(t *testing.T) {
 		p := gen.Example(int(seed) + example)
 		p.replicas = 2
 		w, err := newWorld(p, func(string) (*database.DB, error) {
-			return database.New(database.Config{URL: databasetest.PostgresURL(t), MaxConns: 20, Wrap: func(c driver.Connector) driver.Connector { return fragile{c} }}, event.Migrations(), effects())
+			return database.New(database.Config{URL: databasetest.PostgresURL(t), MaxConns: 20, Wrap: func(c driver.Connector) driver.Connector { return fragile{Connector: c} }}, event.Migrations(), effects())
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -498,8 +697,7 @@ func TestLedgerOnPostgres(t *testing.T) {
 			}
 		}
 		if len(w.problems) > 0 {
-			t.Fatalf("example %d\nfaults %+v, config %+v\nfailures %v\nactions %v\n%s", int(seed)+example,
-				p.faults, p.config, p.failures, p.actions, strings.Join(w.problems, "\n"))
+			t.Fatalf("example %d\n%v\n%s", int(seed)+example, p, strings.Join(w.problems, "\n"))
 		}
 	}
 }

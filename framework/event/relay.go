@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +21,11 @@ type relay struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
+
+	// unmarked has what the broker acknowledged over the current session and
+	// is not marked yet, by id. Where one process relays, marking can wait a
+	// little: its disk write would compete with those that somebody waits for.
+	unmarked map[int64]row
 }
 
 // resendMargin is how long before a connection is known to be lost its
@@ -28,6 +35,9 @@ const resendMargin = 30 * time.Second
 
 // batchSize bounds a batch of the relay.
 const batchSize = 500
+
+// markAfter is how long a mark may wait for others.
+const markAfter = 10 * time.Millisecond
 
 // poll is how often the relay, the schedule and the sweep look for what another
 // process left, since this one wakes them at once for its own.
@@ -46,6 +56,8 @@ type row struct {
 func (r *relay) run(ctx, stop context.Context, session Session) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
+	var mark <-chan time.Time // fires when what is acknowledged should be marked
+	r.unmarked = map[int64]row{}
 	failed := backoff{first: 50 * time.Millisecond, most: 2 * time.Second}
 	for {
 		more, err := r.batch(ctx, session)
@@ -60,12 +72,21 @@ func (r *relay) run(ctx, stop context.Context, session Session) {
 		if more && err == nil {
 			continue
 		}
+		if len(r.unmarked) > 0 && mark == nil {
+			mark = time.After(markAfter)
+		}
 		select {
 		case <-r.committed:
 		case <-ticker.C:
+		case <-mark:
+			mark = nil
+			if err := r.markAll(ctx); err != nil {
+				r.log.WarnContext(ctx, "relay: events are sent but not marked; they are sent again", "err", err)
+			}
 		case <-stop.Done():
 			return
 		case <-session.Lost():
+			// What was not marked is in doubt like the rest.
 			return
 		}
 	}
@@ -76,8 +97,8 @@ func (r *relay) run(ctx, stop context.Context, session Session) {
 func (r *relay) flush(ctx context.Context, session Session) error {
 	for {
 		more, err := r.batch(ctx, session)
-		if err != nil {
-			return err
+		if e := r.markAll(ctx); err != nil || e != nil {
+			return errors.Join(err, e)
 		}
 		if !more {
 			return nil
@@ -85,20 +106,28 @@ func (r *relay) flush(ctx context.Context, session Session) error {
 	}
 }
 
-// batch sends the oldest unsent events and marks those that the broker
-// acknowledged, in one statement. It reports whether there may be more. An
-// error means that at least one was not acknowledged.
+// batch sends the oldest unsent events and has those marked, in one statement,
+// that the broker acknowledged. It reports whether there may be more. An error
+// means that at least one was not acknowledged.
 func (r *relay) batch(ctx context.Context, session Session) (more bool, err error) {
 	if !r.dialect.locks {
 		rows, err := r.unsent(ctx, r.db)
-		if err != nil || len(rows) == 0 {
+		if err != nil {
 			return false, err
 		}
-		acked, err := r.send(ctx, session, rows)
-		if e := r.mark(ctx, acked); e != nil {
-			err = errors.Join(err, e)
+		more = len(rows) == batchSize
+		rows = slices.DeleteFunc(rows, func(o row) bool { _, sent := r.unmarked[o.id]; return sent })
+		if len(rows) > 0 {
+			var acked []row
+			acked, err = r.send(ctx, session, rows)
+			for _, o := range acked {
+				r.unmarked[o.id] = o
+			}
 		}
-		return len(rows) == batchSize, err
+		if more {
+			err = errors.Join(err, r.markAll(ctx))
+		}
+		return more, err
 	}
 	// The rows stay locked while they are on their way, so that the relays of
 	// other replicas take others; no longer than one batch, because a
@@ -113,7 +142,7 @@ func (r *relay) batch(ctx context.Context, session Session) (more bool, err erro
 		more = len(rows) == batchSize
 		var acked []row
 		acked, sendErr = r.send(ctx, session, rows)
-		return r.markIn(ctx, tx, acked)
+		return r.mark(ctx, tx, acked)
 	})
 	return more, errors.Join(sendErr, err)
 }
@@ -164,15 +193,22 @@ func (r *relay) send(ctx context.Context, session Session, rows []row) (acked []
 	return acked, err
 }
 
-// mark records that rows are sent: only after the broker has said so.
-func (r *relay) mark(ctx context.Context, rows []row) error {
-	if len(rows) == 0 {
+// markAll marks what is acknowledged and not marked yet.
+func (r *relay) markAll(ctx context.Context) error {
+	if len(r.unmarked) == 0 {
 		return nil
 	}
-	return r.db.InTx(ctx, func(tx *database.Tx) error { return r.markIn(ctx, tx, rows) })
+	err := r.db.InTx(ctx, func(tx *database.Tx) error {
+		return r.mark(ctx, tx, slices.Collect(maps.Values(r.unmarked)))
+	})
+	if err == nil {
+		clear(r.unmarked)
+	}
+	return err
 }
 
-func (r *relay) markIn(ctx context.Context, tx *database.Tx, rows []row) error {
+// mark records that rows are sent: only after the broker has said so.
+func (r *relay) mark(ctx context.Context, tx *database.Tx, rows []row) error {
 	if len(rows) == 0 {
 		return nil
 	}
