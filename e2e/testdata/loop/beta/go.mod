@@ -1,0 +1,3 @@
+module example.com/loop/beta
+
+go 1.26.0

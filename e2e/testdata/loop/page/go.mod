@@ -1,0 +1,3 @@
+module example.com/loop/page
+
+go 1.26.0
