@@ -218,7 +218,9 @@ func (s *system) start(args ...string) {
 	s.await(`Turnstile is ready after`)
 	var lock struct{ URL string }
 	s.json("lock", &lock)
-	s.url = lock.URL
+	if s.url == "" {
+		s.url = lock.URL
+	}
 }
 
 func (s *system) running() bool {
