@@ -381,6 +381,7 @@ func (t *turn) handle(ctx context.Context, c *cursor, e *envelope, attempt int) 
 	if head := c.head(); head != nil {
 		t.unpark = append(t.unpark, reference{c.rowKey, head.Seq})
 		c.Parked--
+		c.waiting = slices.DeleteFunc(c.waiting, func(w parkedRow) bool { return w.Seq == e.Sequence })
 	}
 	c.Seq, c.EventID, c.changed = e.Sequence, e.ID, true
 	return nil
