@@ -521,7 +521,7 @@ func (t *turn) write(ctx context.Context) error {
 			c.WakeAt = t.wakeAt(c)
 		}
 		changed = append(changed, c)
-		if c.stuck && c.Seq > c.from {
+		if c.stuck && (c.Seq > c.from || c.head() != nil) {
 			t.clear = append(t.clear, c.rowKey)
 		}
 	}
