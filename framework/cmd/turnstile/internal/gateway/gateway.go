@@ -49,6 +49,8 @@ type Gateway struct {
 	proxy *httputil.ReverseProxy
 	base  *http.Transport
 
+	waiting func() // for tests: called when a request begins to wait
+
 	mu       sync.Mutex
 	changed  chan struct{} // closed at the next change
 	services map[string]*service
@@ -68,6 +70,7 @@ func New(hold time.Duration) *Gateway {
 		hold:     hold,
 		changed:  make(chan struct{}),
 		services: map[string]*service{},
+		waiting:  func() {},
 		base: &http.Transport{ // no proxy: services are on this machine
 			DialContext:         (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
 			MaxIdleConnsPerHost: 256,
@@ -179,6 +182,7 @@ func (g *Gateway) find(ctx context.Context, path string) (name string, found boo
 		if longest >= 0 || open {
 			return name, longest >= 0
 		}
+		g.waiting()
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -241,6 +245,7 @@ func (g *Gateway) await(ctx context.Context, name, refused string, deadline time
 		case status.Phase == Down && (status.Retry.IsZero() || time.Until(status.Retry) > patience):
 			return "", &downError{name: name, why: status.Why, retry: status.Retry}
 		}
+		g.waiting()
 		select {
 		case <-changed:
 		case <-timer.C:
