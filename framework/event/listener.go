@@ -30,10 +30,13 @@ type Listener struct {
 	log     *slog.Logger
 	metrics *metrics
 
-	since  map[string]int64 // by stream: when the group first subscribed, in microseconds
-	wake   chan struct{}    // tells the sweep that something may be due
-	seed   maphash.Seed
-	queues []chan *arrival // one a worker
+	since map[string]int64 // by stream: when the group first subscribed, in microseconds
+	wake  chan struct{}    // tells the sweep that something may be due
+	seed  maphash.Seed
+
+	mu     sync.Mutex
+	left   map[rowKey]time.Time // keys that wait for another member, until when this one passes them by
+	queues []chan *arrival      // one a worker
 }
 
 // NewListener returns a listener of the group, which by custom is named after
@@ -45,7 +48,7 @@ func NewListener(db *database.DB, group string) *Listener {
 	d := dialectOf(db)
 	return &Listener{
 		db: db, dialect: d, group: group, sql: newStatements(d), handlers: map[Meta]handler{},
-		wake: make(chan struct{}, 1), seed: maphash.MakeSeed(), since: map[string]int64{},
+		wake: make(chan struct{}, 1), seed: maphash.MakeSeed(), since: map[string]int64{}, left: map[rowKey]time.Time{},
 	}
 }
 

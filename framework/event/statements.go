@@ -121,7 +121,8 @@ INSERT INTO event_parked (grp, stream, key, seq, state, attempts, due_at, error,
 SELECT $2, t.stream, t.key, t.seq, t.state, t.attempts, t.due_at, t.error, t.body, t.at
 FROM ` + d.rows(parked) + ` WHERE true ON CONFLICT DO NOTHING RETURNING stream, key`,
 		deleteParked: `
-DELETE FROM event_parked WHERE grp = $2 AND (stream, key, seq) IN (SELECT t.stream, t.key, t.seq FROM ` + d.rows(seqs) + `)`,
+DELETE FROM event_parked WHERE grp = $2 AND (stream, key, seq) IN (SELECT t.stream, t.key, t.seq FROM ` + d.rows(seqs) + `)
+RETURNING stream, key`,
 		updateCursors: `
 UPDATE event_cursor AS c SET seq = t.seq, event_id = t.event_id, parked = t.parked, wake_at = t.wake_at
 FROM ` + d.rows(cursors) + ` WHERE c.grp = $2 AND c.stream = t.stream AND c.key = t.key`,
@@ -138,7 +139,7 @@ DELETE FROM event_letter WHERE grp = $2 AND kind = 'gap'
 AND (stream, key) IN (SELECT t.stream, t.key FROM ` + d.rows(keys) + `)`,
 		knownTypes: `SELECT stream, type FROM event_type WHERE grp = $1`,
 
-		wakeUps: `SELECT stream, key, wake_at FROM event_cursor WHERE grp = $1 AND wake_at IS NOT NULL ORDER BY wake_at LIMIT 64`,
+		wakeUps: `SELECT stream, key, wake_at FROM event_cursor WHERE grp = $1 AND wake_at IS NOT NULL ORDER BY wake_at LIMIT $2`,
 		firstParked: `
 SELECT stream, key, seq, state, attempts, due_at, body, at
 FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 ORDER BY seq LIMIT 1`,

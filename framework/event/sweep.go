@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -45,9 +46,26 @@ func (l *Listener) sweep(ctx, stop context.Context) {
 	}
 }
 
+// leave has this member's sweep pass a key by for a while.
+func (l *Listener) leave(key rowKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left[key] = time.Now().Add(poll)
+}
+
+// leaving forgets the keys whose while is over, and returns the others.
+func (l *Listener) leaving() map[rowKey]time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(l.left, func(_ rowKey, until time.Time) bool { return !until.After(now) })
+	return maps.Clone(l.left)
+}
+
 // wakeUps returns the keys that are due, or how long to wait for the next.
 func (l *Listener) wakeUps(ctx context.Context) (due []rowKey, wait time.Duration, err error) {
-	rows, err := l.db.QueryContext(ctx, l.sql.wakeUps, l.group)
+	left := l.leaving()
+	rows, err := l.db.QueryContext(ctx, l.sql.wakeUps, l.group, 64+len(left))
 	if err != nil {
 		return nil, 0, fmt.Errorf("event: read what is due: %w", err)
 	}
@@ -64,7 +82,9 @@ func (l *Listener) wakeUps(ctx context.Context) (due []rowKey, wait time.Duratio
 			wait = min(wait, fromMicros(at).Sub(now))
 			break
 		}
-		due = append(due, k)
+		if _, ok := left[k]; !ok {
+			due = append(due, k)
+		}
 	}
 	if err := rows.Err(); err != nil {
 		return nil, 0, fmt.Errorf("event: read what is due: %w", err)
@@ -175,7 +195,9 @@ func (t *turn) claim(ctx context.Context, c *cursor) (*attempt, error) {
 	if kept, err := t.keepForOthers(ctx, e); err != nil {
 		return nil, err
 	} else if kept {
-		c.wakeAt(t.now + poll.Microseconds())
+		// The cursor stays due, for the member that can handle it to see.
+		c.changed = false
+		t.l.leave(c.rowKey)
 		return nil, nil
 	}
 	first := head.State == early

@@ -53,7 +53,8 @@ type cursor struct {
 
 	waiting []parkedRow // in order, as far as the window
 	from    int64       // Seq at the turn's start
-	stuck   bool        // at the turn's start something was parked and nothing would wake it
+	waited  bool        // at the turn's start something was parked
+	stuck   bool        // and nothing would wake it
 	changed bool
 	fixed   bool // WakeAt is decided
 }
@@ -256,7 +257,8 @@ func (t *turn) readCursors(ctx context.Context, keys string) (waiting []referenc
 		if wake.Valid {
 			c.WakeAt = &wake.Int64
 		}
-		c.from, c.stuck = c.Seq, c.Parked > 0 && !wake.Valid
+		c.from, c.waited = c.Seq, c.Parked > 0
+		c.stuck = c.waited && !wake.Valid
 		t.cursors[c.rowKey] = &c
 		t.order = append(t.order, &c)
 		if c.Parked > 0 {
@@ -378,9 +380,9 @@ func (t *turn) handle(ctx context.Context, c *cursor, e *envelope, attempt int) 
 			t.journal = append(t.journal, journalRow{c.rowKey, e.Sequence, e.ID, e.Type, micros(time.Now())})
 		}
 	}
-	if head := c.head(); head != nil {
-		t.unpark = append(t.unpark, reference{c.rowKey, head.Seq})
-		c.Parked--
+	// Beyond the window it may be parked without this turn knowing.
+	if c.head() != nil || c.waited && e.Sequence > c.from+window {
+		t.unpark = append(t.unpark, reference{c.rowKey, e.Sequence})
 		c.waiting = slices.DeleteFunc(c.waiting, func(w parkedRow) bool { return w.Seq == e.Sequence })
 	}
 	c.Seq, c.EventID, c.changed = e.Sequence, e.ID, true
@@ -494,13 +496,18 @@ func (t *turn) write(ctx context.Context) error {
 			return false
 		}
 		t.unpark = slices.Delete(t.unpark, i, i+1)
-		t.cursors[p.rowKey].Parked++
 		return true
 	})
 	if len(t.park) > 0 {
-		if err := t.insertParked(ctx); err != nil {
+		parked, err := t.affected(ctx, "park events", l.sql.insertParked, t.park)
+		if err != nil {
 			return err
 		}
+		for _, k := range parked {
+			t.cursors[k].Parked++
+		}
+		t.counts.parked += int64(len(parked))
+		t.counts.duplicates += int64(len(t.park) - len(parked))
 	}
 	if len(t.update) > 0 {
 		if err := run("record attempts", l.sql.updateParked, t.update); err != nil {
@@ -508,8 +515,12 @@ func (t *turn) write(ctx context.Context) error {
 		}
 	}
 	if len(t.unpark) > 0 {
-		if err := run("remove parked events", l.sql.deleteParked, t.unpark); err != nil {
+		removed, err := t.affected(ctx, "remove parked events", l.sql.deleteParked, t.unpark)
+		if err != nil {
 			return err
+		}
+		for _, k := range removed {
+			t.cursors[k].Parked--
 		}
 	}
 	var changed []*cursor
@@ -521,7 +532,7 @@ func (t *turn) write(ctx context.Context) error {
 			c.WakeAt = t.wakeAt(c)
 		}
 		changed = append(changed, c)
-		if c.stuck && (c.Seq > c.from || c.head() != nil) {
+		if c.waited && c.Seq > c.from {
 			t.clear = append(t.clear, c.rowKey)
 		}
 	}
@@ -546,23 +557,18 @@ func (t *turn) write(ctx context.Context) error {
 	return nil
 }
 
-// insertParked counts, from what the database says, the rows that were not
-// there: those beyond the window are unknown to the turn.
-func (t *turn) insertParked(ctx context.Context) error {
-	rows, err := t.tx.QueryContext(ctx, t.l.sql.insertParked, asRows(t.park), t.l.group)
+// affected runs a statement on parked rows and returns the keys of those that
+// it changed: what is parked beyond the window, only the database knows.
+func (t *turn) affected(ctx context.Context, what, statement string, rows any) ([]rowKey, error) {
+	changed, err := t.tx.QueryContext(ctx, statement, asRows(rows), t.l.group)
 	if err != nil {
-		return fmt.Errorf("event: park events: %w", err)
+		return nil, fmt.Errorf("event: %s: %w", what, err)
 	}
-	keys, err := scanKeys(rows)
+	keys, err := scanKeys(changed)
 	if err != nil {
-		return fmt.Errorf("event: park events: %w", err)
+		return nil, fmt.Errorf("event: %s: %w", what, err)
 	}
-	for _, k := range keys {
-		t.cursors[k].Parked++
-	}
-	t.counts.parked += int64(len(keys))
-	t.counts.duplicates += int64(len(t.park) - len(keys))
-	return nil
+	return keys, nil
 }
 
 // wakeAt says when the sweep should look at a key, given how the turn leaves
