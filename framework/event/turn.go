@@ -532,7 +532,7 @@ func (t *turn) write(ctx context.Context) error {
 			c.WakeAt = t.wakeAt(c)
 		}
 		changed = append(changed, c)
-		if c.waited && c.Seq > c.from {
+		if c.waited && (c.Seq > c.from || c.stuck && c.head() != nil) {
 			t.clear = append(t.clear, c.rowKey)
 		}
 	}
