@@ -2,6 +2,7 @@
 //
 //	go run ./framework/cmd/turnstile dev     runs every service of the workspace, and rebuilds what you change
 //	go run ./framework/cmd/turnstile demo    sells tickets, kills the broker, and proves that no event was lost
+//	go run ./framework/cmd/turnstile events  shows what a listener could not deal with, to redrive or skip it
 //
 // It knows no service by name: go.work says where they are, and each service says itself (`<service> describe`)
 // which configuration, operations and events it has.
@@ -32,7 +33,7 @@ func main() {
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(devCommand(out, stop), demoCommand(out, stop), brokerCommand())
+	root.AddCommand(devCommand(out, stop), demoCommand(out, stop), brokerCommand(), eventsCommand())
 	err := root.ExecuteContext(stop.context())
 	switch {
 	case err == nil:

@@ -33,7 +33,7 @@ var private = []string{"DATABASE_URL", "CLIENT_ID", "HTTP_ADDR", "ADMIN_ADDR", "
 func (s surroundings) derived(service, variable string) (value string, ok bool) {
 	switch variable {
 	case "DATABASE_URL":
-		value = "sqlite:" + filepath.Join(s.state, "data", service+".db")
+		value = "sqlite:" + DatabasePath(s.state, service)
 	case "NATS_URL":
 		value = s.nats
 	case "STAN_CLUSTER_ID":
@@ -147,4 +147,9 @@ func variables(env []string) map[string]string {
 		m[name] = value
 	}
 	return m
+}
+
+// DatabasePath returns the file of a service's database, given the folder of all state.
+func DatabasePath(state, service string) string {
+	return filepath.Join(state, "data", service+".db")
 }
