@@ -20,7 +20,9 @@ type surroundings struct {
 	gateway  string            // URL
 	nats     string            // URL
 	cluster  string            // NATS Streaming cluster id
+	services []string          // names of all services
 	base     []string          // environment that every child gets, save for what services describe
+	file     []string          // more of it, from a file: what is for one service by its name is for that one only
 	override map[string]string // what the user has set
 	set      map[string]string // what goes before anything else
 }
@@ -63,7 +65,7 @@ func (s surroundings) derived(service, variable string) (value string, ok bool) 
 func (s surroundings) environ(service string, d Description) (env []string, missing []Variable, unheeded []string) {
 	described := map[string]bool{"READY_FILE": true}
 	values := []string{"READY_FILE=" + s.readyFile(service)}
-	prefix := strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(service)) + "_"
+	prefix := prefixOf(service)
 	for _, v := range d.Configuration {
 		if described[v.Name] {
 			continue
@@ -91,11 +93,21 @@ func (s surroundings) environ(service string, d Description) (env []string, miss
 			missing = append(missing, v)
 		}
 	}
-	base := slices.DeleteFunc(slices.Clone(s.base), func(kv string) bool {
+	file := slices.DeleteFunc(slices.Clone(s.file), func(kv string) bool {
+		return slices.ContainsFunc(s.services, func(other string) bool {
+			return other != service && strings.HasPrefix(kv, prefixOf(other))
+		})
+	})
+	base := slices.DeleteFunc(process.Environ(file, s.base), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
 		return described[name]
 	})
 	return process.Environ(base, values), missing, unheeded
+}
+
+// prefixOf is what variables that are for one service begin with.
+func prefixOf(service string) string {
+	return strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(service)) + "_"
 }
 
 func (s surroundings) readyFile(name string) string {

@@ -153,7 +153,7 @@ func (s *System) Run(ctx context.Context, body func(ctx context.Context) error) 
 	}()
 
 	s.around = surroundings{
-		state: s.o.State, gateway: "http://" + listener.Addr().String(), cluster: clusterID, set: s.o.Set,
+		state: s.o.State, gateway: "http://" + listener.Addr().String(), cluster: clusterID, services: s.o.Workspace.Names(), set: s.o.Set,
 	}
 	if err := s.surround(); err != nil {
 		return err
@@ -186,9 +186,9 @@ func (s *System) surround() error {
 			return err
 		}
 	}
-	s.around.base = process.Environ(file, s.o.Environ)
+	s.around.base, s.around.file = s.o.Environ, file
 	if !s.o.Hermetic {
-		s.around.override = variables(s.around.base)
+		s.around.override = variables(process.Environ(file, s.o.Environ))
 	}
 	return nil
 }
@@ -404,7 +404,7 @@ func (s *System) apply(ctx context.Context, services []*service, since time.Time
 		if v.supervisor == nil {
 			first = true
 			for _, name := range unheeded {
-				s.o.Console.Tell(v.Name, console.Warn, "%s is set for all services and not heeded: set %s_%s, or put {service} into it", name, strings.ToUpper(v.Name), name)
+				s.o.Console.Tell(v.Name, console.Warn, "%s is set for all services and not heeded: set %s%s, or put {service} into it", name, prefixOf(v.Name), name)
 			}
 		}
 	}
