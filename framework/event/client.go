@@ -89,6 +89,9 @@ func NewClient(cfg Config, broker Broker, outbox *Outbox, listener *Listener, t 
 		t.Log = slog.New(slog.DiscardHandler)
 	}
 	m, err := newMetrics(t)
+	if err == nil {
+		err = watch(t, outbox)
+	}
 	if err != nil {
 		panic(err)
 	}

@@ -2,6 +2,8 @@ package event
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -67,6 +69,53 @@ func newMetrics(t Telemetry) (*metrics, error) {
 		return nil, fmt.Errorf("event: %w", err)
 	}
 	return m, nil
+}
+
+// watch reports, whenever somebody asks, what waits in the database.
+func watch(t Telemetry, o *Outbox) error {
+	if t.Meter == nil {
+		return nil
+	}
+	meter := t.Meter.Meter(scope)
+	depth, err1 := meter.Int64ObservableGauge("turnstile.event.outbox.depth", metric.WithUnit("{event}"), metric.WithDescription("Committed events that are not sent yet."))
+	age, err2 := meter.Float64ObservableGauge("turnstile.event.outbox.age", metric.WithUnit("s"), metric.WithDescription("How long the oldest of them has waited."))
+	parked, err3 := meter.Int64ObservableGauge("turnstile.event.parked", metric.WithUnit("{event}"), metric.WithDescription("Events that wait in a listener group: early, retry or dead."))
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return fmt.Errorf("event: %w", err)
+	}
+	_, err := meter.RegisterCallback(func(ctx context.Context, obs metric.Observer) error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		var n int64
+		var oldest sql.NullInt64
+		if err := o.db.QueryRowContext(ctx, o.sql.depth).Scan(&n, &oldest); err != nil {
+			return fmt.Errorf("event: measure the outbox: %w", err)
+		}
+		obs.ObserveInt64(depth, n)
+		if oldest.Valid {
+			obs.ObserveFloat64(age, time.Since(fromMicros(oldest.Int64)).Seconds())
+		} else {
+			obs.ObserveFloat64(age, 0)
+		}
+		rows, err := o.db.QueryContext(ctx, o.sql.parkedByState)
+		if err != nil {
+			return fmt.Errorf("event: measure what is parked: %w", err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var group, state string
+			if err := rows.Scan(&group, &state, &n); err != nil {
+				return fmt.Errorf("event: measure what is parked: %w", err)
+			}
+			obs.ObserveInt64(parked, n, metric.WithAttributes(
+				attribute.String("messaging.consumer.group.name", group), attribute.String("state", state)))
+		}
+		return rows.Err()
+	}, depth, age, parked)
+	if err != nil {
+		return fmt.Errorf("event: %w", err)
+	}
+	return nil
 }
 
 func (m *metrics) sent(ctx context.Context, rows []row, acked int, start time.Time) {

@@ -53,7 +53,7 @@ type statements struct {
 	subscribe, since, addType, removeType string
 
 	// operators
-	deadLetters, redrive, dropParked, lockOne, skip, dismiss, wakeKey string
+	parkedByState, deadLetters, redrive, dropParked, lockOne, skip, dismiss, wakeKey string
 }
 
 func newStatements(d dialect) *statements {
@@ -153,6 +153,7 @@ WHERE p.grp = $2 AND p.stream = t.stream AND p.key = t.key AND p.seq = t.seq`,
 		addType:    `INSERT INTO event_type (grp, stream, type) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
 		removeType: `DELETE FROM event_type WHERE grp = $1 AND stream = $2 AND type = $3`,
 
+		parkedByState: `SELECT grp, state, count(*) FROM event_parked GROUP BY grp, state`,
 		deadLetters: `
 SELECT grp, stream, key, seq, 'dead', attempts, error, body, at FROM event_parked WHERE state = 'dead'
 UNION ALL
