@@ -10,7 +10,7 @@ func inUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 
 // freePort returns the port of the preferred address if it is free, else any free port of its host.
 func freePort(preferred string) (string, error) {
-	host, port, err := net.SplitHostPort(preferred)
+	host, _, err := net.SplitHostPort(preferred)
 	if err != nil {
 		return "", err
 	}
@@ -21,6 +21,6 @@ func freePort(preferred string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, port, err = net.SplitHostPort(l.Addr().String())
+	_, port, err := net.SplitHostPort(l.Addr().String())
 	return port, errors.Join(err, l.Close())
 }

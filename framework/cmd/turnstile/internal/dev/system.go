@@ -327,7 +327,9 @@ func (s *System) crash(state process.State) string {
 // start builds services and starts those that are built, or starts them anew. What does not compile is reported and
 // left as it is. The error is one that makes going on pointless.
 func (s *System) start(ctx context.Context, services []workspace.Service) error {
+	s.o.Console.Status("  building")
 	failed, err := s.build(ctx, services)
+	s.o.Console.Status("")
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestVictims(t *testing.T) {
+	services := []string{"auth", "orders"}
+	for names, want := range map[string]string{
+		"broker":        "broker",
+		"none":          "",
+		"all":           "broker auth orders",
+		"orders,broker": "orders broker",
+		"orders,orders": "orders orders", // twice, if somebody wants that
+	} {
+		got, err := victims(strings.Split(names, ","), services)
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%s = %v, %v, want %s", names, got, err, want)
+		}
+	}
+	if _, err := victims([]string{"tickets"}, services); err == nil || !strings.Contains(err.Error(), "auth, orders, broker") {
+		t.Errorf("a victim that there is not = %v", err)
+	}
+}
+
+func TestBuiltByGoRun(t *testing.T) {
+	for program, want := range map[string]bool{
+		"/tmp/go-build123/b001/exe/turnstile": true,
+		"/home/x/go/bin/turnstile":            false,
+	} {
+		if got := builtByGoRun(program); got != want {
+			t.Errorf("%s = %v, want %v", program, got, want)
+		}
+	}
+}
