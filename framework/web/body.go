@@ -72,7 +72,7 @@ func checkBody(data []byte, t reflect.Type) *Problem {
 	object, err := dec.ReadValue()
 	if err == nil {
 		object = object.Clone()
-		if _, err = dec.ReadToken(); err == io.EOF {
+		if _, err = dec.ReadToken(); errors.Is(err, io.EOF) {
 			err = nil
 		} else if err == nil {
 			err = errors.New("more than one value")

@@ -3,6 +3,7 @@ package web
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -133,7 +134,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 
 // recovered deals with a panic and reports whether the connection must be cut.
 func (s *Server) recovered(w *recorder, r *http.Request, v any) bool {
-	if v == http.ErrAbortHandler {
+	if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it like this, too
 		return true
 	}
 	ctx := r.Context()
@@ -220,10 +221,10 @@ func route(next echo.HandlerFunc) echo.HandlerFunc {
 
 // routeError answers what the router could not place.
 func (s *Server) routeError(err error, c echo.Context) {
-	switch err {
-	case echo.ErrNotFound:
+	switch {
+	case errors.Is(err, echo.ErrNotFound):
 		WriteProblem(c.Response(), c.Request(), NotFound("There is nothing at this address"))
-	case echo.ErrMethodNotAllowed: // the router has set Allow
+	case errors.Is(err, echo.ErrMethodNotAllowed): // the router has set Allow
 		WriteProblem(c.Response(), c.Request(), newProblem(http.StatusMethodNotAllowed, "This method is not allowed here"))
 	default:
 		WriteProblem(c.Response(), c.Request(), s.problem(c.Request().Context(), err))

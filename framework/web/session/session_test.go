@@ -184,7 +184,7 @@ func newKeyServer(t *testing.T, keys ...session.Key) *keyServer {
 		if err != nil {
 			t.Error(err)
 		}
-		w.Write(set) //nolint:errcheck // the test will notice
+		_, _ = w.Write(set) // the test will notice
 	}))
 	t.Cleanup(s.Close)
 	return s

@@ -36,7 +36,7 @@ func TestBegin(t *testing.T) {
 // the token for longer than that.
 func TestCharge(t *testing.T) {
 	p := payment.Payment{ID: "p", OrderID: "o", Amount: 1999, Currency: "usd", Status: payment.Pending, Token: "tok"}
-	if p.Charge() != p.Charge() || p.Charge().Key == (payment.Payment{ID: "q"}).Charge().Key {
+	if again := p.Charge(); again != p.Charge() || p.Charge().Key == (payment.Payment{ID: "q"}).Charge().Key {
 		t.Errorf("keys: %+v", p.Charge())
 	}
 	if c := p.Capture("ch"); c.Status != payment.Captured || c.ChargeID != "ch" || c.Token != "" {
