@@ -41,7 +41,7 @@ var layers = []struct {
 	{`framework/web`, []string{`framework/(database|internal/.+)`}},
 	{`framework/web/session`, []string{`framework/(web|secret|internal/.+)`}},
 	{`framework/web/session/\w+`, []string{`framework/web/session`}},
-	{`framework/cmd/turnstile(/.+)?`, []string{`framework/cmd/turnstile/internal/.+`, `framework/event/stan/stanserver`}},
+	{`framework/cmd/turnstile(/.+)?`, []string{`framework/(cmd/turnstile/internal/.+|database|event|event/stan/stanserver)`}},
 }
 
 // libraries says who may import a library that should be at home in one place.
