@@ -36,6 +36,9 @@ const resendMargin = 30 * time.Second
 // batchSize bounds a batch of the relay.
 const batchSize = 500
 
+// batchBytes is roughly the most that a batch holds in memory.
+const batchBytes = 16 << 20
+
 // markAfter is how long a mark may wait for others.
 const markAfter = 10 * time.Millisecond
 
@@ -111,11 +114,10 @@ func (r *relay) flush(ctx context.Context, session Session) error {
 // means that at least one was not acknowledged.
 func (r *relay) batch(ctx context.Context, session Session) (more bool, err error) {
 	if !r.dialect.locks {
-		rows, err := r.unsent(ctx, r.db)
+		rows, more, err := r.unsent(ctx, r.db)
 		if err != nil {
 			return false, err
 		}
-		more = len(rows) == batchSize
 		rows = slices.DeleteFunc(rows, func(o row) bool { _, sent := r.unmarked[o.id]; return sent })
 		if len(rows) > 0 {
 			var acked []row
@@ -134,12 +136,10 @@ func (r *relay) batch(ctx context.Context, session Session) (more bool, err erro
 	// transaction that is open holds up vacuum.
 	var sendErr error
 	err = r.db.InTx(ctx, func(tx *database.Tx) error {
-		rows, err := r.unsent(ctx, tx)
-		if err != nil || len(rows) == 0 {
-			more = false
+		var rows []row
+		if rows, more, err = r.unsent(ctx, tx); err != nil || len(rows) == 0 {
 			return err
 		}
-		more = len(rows) == batchSize
 		var acked []row
 		acked, sendErr = r.send(ctx, session, rows)
 		return r.mark(ctx, tx, acked)
@@ -147,24 +147,27 @@ func (r *relay) batch(ctx context.Context, session Session) (more bool, err erro
 	return more, errors.Join(sendErr, err)
 }
 
-func (r *relay) unsent(ctx context.Context, q database.Querier) ([]row, error) {
+// unsent reads the oldest unsent events, and whether there are more than fit
+// into a batch.
+func (r *relay) unsent(ctx context.Context, q database.Querier) (rows []row, more bool, err error) {
 	found, err := q.QueryContext(ctx, r.sql.unsent, batchSize)
 	if err != nil {
-		return nil, fmt.Errorf("event: read the outbox: %w", err)
+		return nil, false, fmt.Errorf("event: read the outbox: %w", err)
 	}
 	defer found.Close()
-	var rows []row
-	for found.Next() {
+	size := 0
+	for size < batchBytes && found.Next() {
 		var o row
 		if err := found.Scan(&o.id, &o.stream, &o.body, &o.at); err != nil {
-			return nil, fmt.Errorf("event: read the outbox: %w", err)
+			return nil, false, fmt.Errorf("event: read the outbox: %w", err)
 		}
 		rows = append(rows, o)
+		size += len(o.body)
 	}
 	if err := found.Err(); err != nil {
-		return nil, fmt.Errorf("event: read the outbox: %w", err)
+		return nil, false, fmt.Errorf("event: read the outbox: %w", err)
 	}
-	return rows, nil
+	return rows, len(rows) == batchSize || size >= batchBytes, nil
 }
 
 // send publishes the rows side by side and returns those that were

@@ -46,11 +46,18 @@ func (l *Listener) sweep(ctx, stop context.Context) {
 	}
 }
 
-// leave has this member's sweep pass a key by for a while.
-func (l *Listener) leave(key rowKey) {
+// leave has this member's sweep pass the key of e by for a while, because
+// another member handles e. If e has waited since long ago there may be none.
+func (l *Listener) leave(ctx context.Context, e *envelope, since time.Time) {
+	pause := poll
+	if time.Since(since) > l.cfg.GapTimeout {
+		pause = l.cfg.GapTimeout
+		l.log.WarnContext(ctx, "listener: an event waits for a member of the group that handles its type; run that version, or declare with Ignore that the group handles the type no longer",
+			"group", l.group, "stream", e.Stream, "type", e.Type, "key", e.Key, "sequence", e.Sequence, "since", since)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.left[key] = time.Now().Add(poll)
+	l.left[rowKey{e.Stream, e.Key}] = time.Now().Add(pause)
 }
 
 // leaving forgets the keys whose while is over, and returns the others.
@@ -197,7 +204,7 @@ func (t *turn) claim(ctx context.Context, c *cursor) (*attempt, error) {
 	} else if kept {
 		// The cursor stays due, for the member that can handle it to see.
 		c.changed = false
-		t.l.leave(c.rowKey)
+		t.l.leave(ctx, e, fromMicros(head.At))
 		return nil, nil
 	}
 	first := head.State == early

@@ -80,6 +80,7 @@ CREATE TABLE event_letter (
     body   TEXT NOT NULL,
     at     BIGINT NOT NULL
 );
+CREATE INDEX event_letter_key ON event_letter (grp, stream, key, seq);
 
 -- Since when a group listens to a stream, and what it handles there.
 CREATE TABLE event_subscription (
