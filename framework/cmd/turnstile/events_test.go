@@ -33,7 +33,9 @@ func TestEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	outbox, listener := event.NewOutbox(db, "porter", opened{}), event.NewListener(db, "porter")
-	tried, mended := make(chan string), make(chan string)
+	// A failure is tried once more, alone, before it is recorded. Tries must not wait to be received: the handler has
+	// the only write transaction, and this test wants one.
+	tried, mended := make(chan string, 16), make(chan string)
 	broken := true
 	event.Handle(listener, func(ctx context.Context, tx *database.Tx, m *event.Message[opened]) error {
 		if broken {
@@ -60,12 +62,6 @@ func TestEvents(t *testing.T) {
 		}
 		<-tried
 	}
-	// Both have been tried; the failure of the second may be tried once more
-	// before it is recorded, so listen until the client has stopped.
-	go func() {
-		for range tried {
-		}
-	}()
 	command := func(in string, args ...string) (string, error) {
 		c := eventsCommand()
 		c.SilenceErrors, c.SilenceUsage = true, true
@@ -86,7 +82,6 @@ func TestEvents(t *testing.T) {
 		}
 	}
 	stop()
-	close(tried)
 
 	out, err := command("", "dead")
 	if err != nil || !strings.Contains(out, "north") || !strings.Contains(out, "the hinge is stuck") {
