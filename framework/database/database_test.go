@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"testing/synctest"
 
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
@@ -255,4 +256,21 @@ func TestStatementsNest(t *testing.T) {
 			t.Fatal(err)
 		}
 	}, accounts())
+}
+
+// A transaction inside a transaction is an error that says so, not a standstill.
+func TestInTxInsideInTx(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // the wait is long
+		db, err := database.New(database.Config{URL: "sqlite::memory:"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		err = db.InTx(t.Context(), func(*database.Tx) error {
+			return db.InTx(t.Context(), func(*database.Tx) error { return nil })
+		})
+		if err == nil || !strings.Contains(err.Error(), "is InTx called inside InTx") || !database.Away(err) {
+			t.Errorf("the error is %v", err)
+		}
+	})
 }

@@ -61,7 +61,12 @@ func (db *DB) InTx(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 func (db *DB) try(ctx context.Context, fn func(tx *Tx) error) (err error) {
-	inner, err := db.write.BeginTx(ctx, nil)
+	conn, err := db.connection(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() // to the pool; its error is the transaction's
+	inner, err := conn.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("database: begin: %w", err)
 	}
@@ -90,6 +95,26 @@ func (db *DB) try(ctx context.Context, fn func(tx *Tx) error) (err error) {
 		f()
 	}
 	return nil
+}
+
+// connectionWait is how long InTx waits for one of the pool's connections.
+const connectionWait = 15 * time.Second
+
+// errBusy says that all connections are in use for too long. Somebody who calls
+// InTx inside InTx waits for himself.
+var errBusy = errors.New("no connection became free; is InTx called inside InTx, or are rows left open?")
+
+func (db *DB) connection(ctx context.Context) (*sql.Conn, error) {
+	waiting, cancel := context.WithTimeout(ctx, connectionWait)
+	defer cancel()
+	conn, err := db.write.Conn(waiting)
+	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("database: %s: %w", db.name, errBusy)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("database: connect to %s: %w", db.name, err)
+	}
+	return conn, nil
 }
 
 // ExecContext runs a statement that returns no rows.
@@ -226,10 +251,10 @@ func Retryable(err error) bool {
 	return false
 }
 
-// Away reports whether err says that the database could not be reached or shut
-// the connection, rather than that it refused what was asked.
+// Away reports whether err says that the database could not be reached, shut the
+// connection, or had none free, rather than that it refused what was asked.
 func Away(err error) bool {
-	if errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) {
+	if errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, errBusy) {
 		return true
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
