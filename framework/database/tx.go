@@ -65,7 +65,7 @@ func (db *DB) try(ctx context.Context, fn func(tx *Tx) error) (err error) {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() // to the pool; its error is the transaction's
+	defer conn.Close() // back to the pool
 	inner, err := conn.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("database: begin: %w", err)
@@ -91,6 +91,7 @@ func (db *DB) try(ctx context.Context, fn func(tx *Tx) error) (err error) {
 	if err := inner.Commit(); err != nil {
 		return fmt.Errorf("database: commit: %w", err)
 	}
+	_ = conn.Close() // what runs after the commit may use the database
 	for _, f := range tx.after {
 		f()
 	}
