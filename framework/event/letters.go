@@ -81,7 +81,8 @@ func Redrive(ctx context.Context, db *database.DB, at Letter) error {
 
 // Skip gives a dead event or a gap up: the group goes on with the key's next
 // event. A letter of another kind holds nothing up and is removed. It returns
-// an error if the event is not the one that holds its key up.
+// an error if the event does not hold its key up, is not dead any more, or has
+// arrived after all.
 func Skip(ctx context.Context, db *database.DB, at Letter) error {
 	s := newStatements(dialectOf(db))
 	return db.InTx(ctx, func(tx *database.Tx) error {
@@ -106,6 +107,14 @@ func skip(ctx context.Context, tx *database.Tx, s *statements, at Letter) error 
 	}
 	if seq+1 != at.Sequence {
 		return fmt.Errorf("it does not hold its key up; the group has applied %d", seq)
+	}
+	var state string // empty if it has not arrived
+	err = tx.QueryRowContext(ctx, s.parkedState, at.Group, at.Stream, at.Key, at.Sequence).Scan(&state)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if at.Kind == dead && state != dead || at.Kind == letterGap && state != "" {
+		return errors.New("it was redriven, or has arrived, meanwhile")
 	}
 	done, err := tx.ExecContext(ctx, s.dropParked, at.Group, at.Stream, at.Key, at.Sequence)
 	if err != nil {

@@ -53,7 +53,7 @@ type statements struct {
 	subscribe, since, addType, removeType string
 
 	// operators
-	parkedByState, deadLetters, redrive, dropParked, lockOne, skip, dismiss, wakeKey string
+	parkedByState, deadLetters, redrive, parkedState, dropParked, lockOne, skip, dismiss, wakeKey string
 }
 
 func newStatements(d dialect) *statements {
@@ -166,8 +166,9 @@ ORDER BY 9, 1, 2, 3, 4`,
 		redrive: `
 UPDATE event_parked SET state = 'retry', attempts = 0, due_at = $5
 WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4 AND state = 'dead'`,
-		wakeKey:    `UPDATE event_cursor SET wake_at = $4 WHERE grp = $1 AND stream = $2 AND key = $3`,
-		dropParked: `DELETE FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`,
+		wakeKey:     `UPDATE event_cursor SET wake_at = $4 WHERE grp = $1 AND stream = $2 AND key = $3`,
+		parkedState: `SELECT state FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`,
+		dropParked:  `DELETE FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`,
 		skip: `
 UPDATE event_cursor SET seq = $4, event_id = '', parked = $5, wake_at = $6
 WHERE grp = $1 AND stream = $2 AND key = $3`,
