@@ -176,7 +176,8 @@ func (l *Listener) apply(ctx context.Context, batch []*arrival) {
 			l.acknowledge(ctx, batch)
 			return
 		}
-		if !l.isOurs(ctx, err) {
+		if !l.isOurs(ctx, err) || database.Retryable(err) {
+			// Batches that get in each other's way could do so for ever.
 			break
 		}
 		if !l.pause(ctx, &away, err) {
