@@ -76,7 +76,7 @@ type plan struct {
 
 type action struct {
 	pause time.Duration
-	what  string // publish, abort, burst, crash, crashAt, down, wipe, disconnect, drain, redrive, skip
+	what  string // publish, abort, burst, crash, crashAt, down, wipe, blackout, disconnect, drain, redrive, skip
 	keys  []string
 	value int           // of the first event; the others of the action follow
 	after time.Duration // for a scheduled event
@@ -131,7 +131,7 @@ func drawPlan(t *rapid.T) plan {
 		audit:    rapid.IntRange(0, 3).Draw(t, "audit") == 0,
 		failures: map[int][]failure{},
 	}
-	whats := []string{"publish", "publish", "publish", "publish", "publish", "abort", "crash", "crashAt", "crashAt", "down", "wipe", "disconnect", "drain", "redrive", "skip"}
+	whats := []string{"publish", "publish", "publish", "publish", "publish", "abort", "crash", "crashAt", "crashAt", "down", "wipe", "blackout", "disconnect", "drain", "redrive", "skip"}
 	if rapid.IntRange(0, 9).Draw(t, "bursts") == 0 {
 		whats = append(whats, "burst")
 	}
@@ -347,6 +347,11 @@ func (w *world) act(ctx context.Context, a action) {
 		time.Sleep(time.Duration(a.steps) * time.Millisecond)
 		w.broker.Up()
 	case "wipe":
+		w.broker.Wipe()
+	case "blackout":
+		for _, r := range w.replicas {
+			r.process.crash()
+		}
 		w.broker.Wipe()
 	case "redrive", "skip":
 		w.operate(ctx, a)

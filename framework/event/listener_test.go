@@ -1,11 +1,15 @@
 package event_test
 
 import (
+	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
@@ -110,4 +114,269 @@ func TestGapIsReportedUntilItCloses(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A failure of a released event is its own: what closed the gap takes effect.
+func TestReleasedEventThatFailsIsBlamedItself(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		b := &hand{}
+		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
+			if m.Sequence == 2 {
+				return errors.New("poison")
+			}
+			return nil
+		}), event.Telemetry{}))
+		for _, seq := range []int{3, 2, 1} {
+			receive(t, b.deliver(t, "pings", message{key: "a", seq: seq}.body(), false), "an acknowledgement")
+		}
+		letter := awaitLetter(t, db, "dead")
+		if letter.Sequence != 2 || letter.Attempts != quick.Attempts || !strings.Contains(letter.Error, "poison") {
+			t.Errorf("dead is %+v", letter)
+		}
+		if got := applied(t, db, "a"); !slices.Equal(got, upTo(1)) {
+			t.Errorf("applied %v, want 1", got)
+		}
+	})
+}
+
+// A failure is recorded only if nobody has applied the event meanwhile.
+func TestFailureThatAnotherMemberMadeGood(t *testing.T) {
+	onBothURLs(t, func(t *testing.T, url string) {
+		unlucky, s := openSpied(t, url)
+		lucky, _ := openSpied(t, url)
+		one, two := &hand{answers: true}, &hand{answers: true}
+		body := message{key: "a", seq: 1}.body()
+		failed := 0
+		run(t, event.NewClient(quick, one, event.NewOutbox(unlucky, "back"), recorder(unlucky, func(*event.Message[ping]) error {
+			if failed++; failed == 2 { // in the batch, and then alone
+				begin := func(int64) {
+					s.onBegin.Store(nil)
+					receive(t, two.deliver(t, "pings", body, false), "the other member's acknowledgement")
+				}
+				s.onBegin.Store(&begin)
+			}
+			return errors.New("unlucky")
+		}), event.Telemetry{}))
+		run(t, event.NewClient(quick, two, event.NewOutbox(lucky, "back"), recorder(lucky, nil), event.Telemetry{}))
+		two.member(t, "pings")
+		receive(t, one.deliver(t, "pings", body, false), "an acknowledgement")
+		if got := applied(t, lucky, "a"); !slices.Equal(got, upTo(1)) {
+			t.Errorf("applied %v", got)
+		}
+		if n := count(t.Context(), lucky, "event_parked"); n != 0 {
+			t.Errorf("%d events are parked although it was applied", n)
+		}
+	})
+}
+
+// What a handler returns, or does not, steers the listener.
+func TestHandlerErrors(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		b := &hand{}
+		l := event.NewListener(db, "back")
+		h := newHeard()
+		event.Handle(l, func(ctx context.Context, tx *database.Tx, m *event.Message[ping]) error {
+			h.note("%s %d", m.Key, m.Attempt)
+			if err := record(ctx, tx, "back", m.Stream, m.Key, m.Sequence, m.ID, m.Attempt); err != nil {
+				return err
+			}
+			switch m.Key {
+			case "dead":
+				return event.Dead(errors.New("for good"))
+			case "always":
+				return errors.New("always")
+			}
+			if m.Attempt > 2 {
+				return nil
+			}
+			switch m.Key {
+			case "panic":
+				panic("oh")
+			case "slow":
+				<-ctx.Done()
+				return ctx.Err()
+			case "later":
+				return event.RetryAfter(errors.New("busy"), 200*time.Millisecond)
+			case "sql":
+				_, err := tx.ExecContext(ctx, "INSERT INTO nowhere VALUES (1)")
+				return err
+			case "sql unheard":
+				_, _ = tx.ExecContext(ctx, "INSERT INTO nowhere VALUES (1)")
+				return errors.New("something else")
+			default:
+				return errors.New("planned")
+			}
+		})
+		config := quick
+		config.HandlerTimeout = 100 * time.Millisecond
+		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+		start := time.Now()
+		healing := []string{"error", "panic", "slow", "later", "sql", "sql unheard"}
+		for _, key := range slices.Concat(healing, []string{"dead", "always"}) {
+			receive(t, b.deliver(t, "pings", message{key: key, seq: 1}.body(), false), "an acknowledgement")
+		}
+		for _, key := range healing {
+			eventually(t, "the effect of "+key, func() bool { return len(applied(t, db, key)) == 1 })
+		}
+		if d := time.Since(start); d < 400*time.Millisecond {
+			t.Errorf("two times RetryAfter(200 ms) took %v", d)
+		}
+		eventually(t, "the dead", func() bool { return len(letters(t, db)) == 2 })
+		for _, letter := range letters(t, db) {
+			want := map[string]int{"dead": 1, "always": config.Attempts}[letter.Key]
+			if letter.Kind != "dead" || letter.Attempts != want {
+				t.Errorf("%v after %d attempts, want %d", letter, letter.Attempts, want)
+			}
+			if len(applied(t, db, letter.Key)) != 0 {
+				t.Errorf("%v has an effect", letter)
+			}
+		}
+		// Every attempt is numbered; the first may be made twice, in a batch and alone.
+		for _, key := range append(healing, "always") {
+			calls := slices.Compact(slices.DeleteFunc(h.all(), func(s string) bool {
+				return !strings.HasPrefix(s, key+" ") || strings.HasPrefix(s, "sql unheard") && key == "sql"
+			}))
+			if want := []string{key + " 1", key + " 2", key + " 3"}; !slices.Equal(calls, want) {
+				t.Errorf("attempts %v, want %v", calls, want)
+			}
+		}
+	})
+}
+
+// A dead event holds its own key up until an operator redrives or skips it.
+func TestOperatorsRedriveAndSkip(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		ctx := t.Context()
+		b := &hand{}
+		var mended atomic.Bool
+		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
+			if m.Sequence == 1 && m.Key != "healthy" && !mended.Load() {
+				return event.Dead(errors.New("poison"))
+			}
+			return nil
+		}), event.Telemetry{}))
+		for _, key := range []string{"redriven", "skipped", "healthy"} {
+			for seq := 1; seq <= 3; seq++ {
+				receive(t, b.deliver(t, "pings", message{key: key, seq: seq}.body(), false), "an acknowledgement")
+			}
+		}
+		if got := applied(t, db, "healthy"); !slices.Equal(got, upTo(3)) {
+			t.Errorf("a healthy key has applied %v", got)
+		}
+		letter := map[string]event.Letter{}
+		for _, l := range letters(t, db) {
+			letter[l.Key] = l
+		}
+		if len(letter) != 2 {
+			t.Fatalf("letters %v", letter)
+		}
+
+		if err := event.Redrive(ctx, db, letter["redriven"]); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the second death", func() bool {
+			return len(letters(t, db)) == 2
+		})
+		mended.Store(true)
+		eventually(t, "the second redrive", func() bool { return event.Redrive(ctx, db, letter["redriven"]) == nil })
+		eventually(t, "the redriven", func() bool { return len(applied(t, db, "redriven")) == 3 })
+		if got := applied(t, db, "redriven"); !slices.Equal(got, upTo(3)) {
+			t.Errorf("redriven: applied %v", got)
+		}
+
+		if err := event.Skip(ctx, db, letter["skipped"]); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "what follows the skipped", func() bool { return len(applied(t, db, "skipped")) == 2 })
+		if got := applied(t, db, "skipped"); !slices.Equal(got, []int64{2, 3}) {
+			t.Errorf("skipped: applied %v", got)
+		}
+		if l := letters(t, db); len(l) != 0 {
+			t.Errorf("letters %v", l)
+		}
+
+		for name, err := range map[string]error{
+			"redrive what is applied": event.Redrive(ctx, db, letter["redriven"]),
+			"redrive what is skipped": event.Redrive(ctx, db, letter["skipped"]),
+			"redrive a gap":           event.Redrive(ctx, db, event.Letter{Group: "back", Stream: "pings", Key: "healthy", Sequence: 4, Kind: "gap"}),
+			"redrive the unknown":     event.Redrive(ctx, db, event.Letter{Group: "back", Stream: "pings", Key: "unknown", Sequence: 1, Kind: "dead"}),
+			"skip what is applied":    event.Skip(ctx, db, letter["redriven"]),
+			"skip twice":              event.Skip(ctx, db, letter["skipped"]),
+			"skip the unknown":        event.Skip(ctx, db, event.Letter{Group: "back", Stream: "pings", Key: "unknown", Sequence: 1, Kind: "dead"}),
+		} {
+			if err == nil {
+				t.Errorf("one can %s", name)
+			}
+		}
+	})
+}
+
+// A letter names what was found; by the time somebody acts on it, it may be
+// settled. Then it is left alone.
+func TestSkipLeavesAloneWhatIsNoLongerDead(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		ctx := t.Context()
+		b := &hand{}
+		var alive atomic.Bool
+		config := quick
+		config.GapTimeout = 20 * time.Millisecond
+		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
+			if m.Sequence > 1 {
+				return nil
+			}
+			if alive.Load() {
+				return event.RetryAfter(errors.New("later"), time.Hour)
+			}
+			return event.Dead(errors.New("poison"))
+		}), event.Telemetry{}))
+		receive(t, b.deliver(t, "pings", message{key: "dead", seq: 1}.body(), false), "an acknowledgement")
+		receive(t, b.deliver(t, "pings", message{key: "gap", seq: 2}.body(), false), "an acknowledgement")
+		dead, gap := awaitLetter(t, db, "dead"), awaitLetter(t, db, "gap")
+		alive.Store(true)
+		if err := event.Redrive(ctx, db, dead); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, b.deliver(t, "pings", message{key: "gap", seq: 1}.body(), false), "an acknowledgement")
+		if err := event.Skip(ctx, db, dead); err == nil {
+			t.Error("one can skip an event that was redriven meanwhile")
+		}
+		if err := event.Skip(ctx, db, gap); err == nil {
+			t.Error("one can skip an event that has arrived meanwhile")
+		}
+	})
+}
+
+// A batch that gets in another's way is done again one by one, so that two
+// batches cannot hinder each other for ever; that counts no attempt.
+func TestBatchThatDeadlocksIsDoneOneByOne(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		b := &hand{}
+		entered, proceed := make(chan struct{}), make(chan struct{})
+		inTx := map[*database.Tx]int{}
+		l := event.NewListener(db, "back")
+		event.Handle(l, func(ctx context.Context, tx *database.Tx, m *event.Message[ping]) error {
+			if m.Key == "slow" {
+				close(entered)
+				<-proceed
+				return nil
+			}
+			if inTx[tx]++; inTx[tx] > 1 {
+				return &pgconn.PgError{Code: "40P01", Message: "deadlock detected"}
+			}
+			return record(ctx, tx, "back", m.Stream, m.Key, m.Sequence, m.ID, m.Attempt)
+		})
+		config := quick
+		config.Workers = 1
+		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+		b.deliver(t, "pings", message{key: "slow", seq: 1}.body(), false)
+		receive(t, entered, "the slow handler")
+		one := b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false)
+		two := b.deliver(t, "pings", message{key: "b", seq: 1}.body(), false)
+		close(proceed)
+		receive(t, one, "an acknowledgement")
+		receive(t, two, "an acknowledgement")
+		if n := count(t.Context(), db, "effect WHERE value = 1"); n != 2 {
+			t.Errorf("%d effects of first attempts, want 2", n)
+		}
+	})
 }
