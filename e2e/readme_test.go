@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"go/format"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -35,6 +36,11 @@ func example(t *testing.T, document, dir string) (name string) {
 	for file, text := range exampleFiles(t, document) {
 		rest := strings.TrimPrefix(file, "services/")
 		name, _, _ = strings.Cut(rest, "/")
+		if strings.HasSuffix(file, ".go") {
+			if formatted, err := format.Source([]byte(text)); err != nil || string(formatted) != text {
+				t.Errorf("%s: %s is not formatted (%v)", document, file, err)
+			}
+		}
 		write(t, filepath.Join(dir, filepath.FromSlash(rest)), text)
 	}
 	write(t, filepath.Join(dir, name, "go.mod"), "module "+path.Join("github.com/turnstile-go/turnstile/services", name)+"\n\ngo 1.26.0\n")
