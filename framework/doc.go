@@ -70,6 +70,7 @@
 //     Broker passes.
 //   - framework/web: typed HTTP operations, errors as RFC 9457 problems, OpenAPI documents.
 //   - framework/web/session: who is calling: sessions in signed tokens that auth issues and everybody verifies.
+//   - framework/servicetest: tests of a service, whole, on databases and a broker of the test's own.
 //   - framework/secret: text that is never printed.
 //   - framework/cmd/turnstile: the command line that runs all services of a workspace for development.
 //

@@ -109,6 +109,29 @@ func Await[E event.Event](p *Peer, wanted func(E) bool) E {
 	}
 }
 
+// AwaitEqual is [Await] for the event that equals want. It returns all events of
+// the same type and key that were heard so far, oldest first: what led to want,
+// and what has followed it.
+func AwaitEqual[E interface {
+	event.Event
+	comparable
+}](p *Peer, want E) (history []E) {
+	p.t.Helper()
+	late := time.After(time.Minute)
+	for {
+		heard, more := hear[E](p)
+		heard = slices.DeleteFunc(heard, func(e E) bool { return e.Meta() != want.Meta() })
+		if slices.Contains(heard, want) {
+			return heard
+		}
+		select {
+		case <-more:
+		case <-late:
+			p.t.Fatalf("eventtest: no %+v within a minute, but of its key: %+v", want, heard)
+		}
+	}
+}
+
 func hear[E event.Event](p *Peer) (heard []E, more <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -2,103 +2,44 @@ package service_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/turnstile-go/turnstile/framework"
-	"github.com/turnstile-go/turnstile/framework/database"
-	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/eventtest"
+	"github.com/turnstile-go/turnstile/framework/servicetest"
 	"github.com/turnstile-go/turnstile/framework/web/session"
 	"github.com/turnstile-go/turnstile/services/auth"
 	"github.com/turnstile-go/turnstile/services/auth/service"
 )
 
-// patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+// harness is the service, whole.
+type harness struct{ *servicetest.Service }
 
-// onBoth runs a test of the whole service on each kind of database: one process
-// on SQLite, two on PostgreSQL.
-func onBoth(t *testing.T, test func(t *testing.T, h *harness)) {
-	t.Run("sqlite", func(t *testing.T) {
-		test(t, start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1))
-	})
-	t.Run("postgres", func(t *testing.T) { test(t, start(t, databasetest.PostgresURL(t), 2)) })
-}
-
-// harness is the service, whole, on a database and a broker of the test's own.
-type harness struct {
-	broker *eventtest.Broker
-	urls   []string // of the service's processes
-}
-
-// start starts n processes of the service at once. They are stopped when the
-// test ends.
-func start(t *testing.T, databaseURL string, n int) *harness {
+func start(t *testing.T, on servicetest.Database) *harness {
 	t.Helper()
 	others := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, others) }) // the last to run: all of this test has gone
-	h := &harness{broker: eventtest.NewBroker(eventtest.Faults{}), urls: make([]string, n)}
-	t.Cleanup(h.broker.Close)
-	var booted sync.WaitGroup
-	for i := range n {
-		ready := make(chan string, 1)
-		run(t, func(ctx context.Context) error {
-			return framework.Run(ctx, "auth", func(s *framework.Service, cfg service.Config) error {
-				return service.Assemble(s, cfg, h.broker)
-			}, framework.Options{
-				Environ: []string{
-					"DATABASE_URL=" + databaseURL, "HTTP_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "DRAIN_DELAY=0s",
-					"LOG_LEVEL=WARN", "PASSWORD_MEMORY=64", "PASSWORD_ITERATIONS=1",
-				},
-				Stdout: t.Output(), Stderr: t.Output(),
-				Ready: func(addresses map[string]string) { ready <- addresses["http"] },
-			})
-		})
-		booted.Go(func() {
-			select {
-			case address := <-ready:
-				h.urls[i] = "http://" + address
-			case <-time.After(patience):
-				t.Errorf("process %d is not ready", i)
-			}
-		})
-	}
-	booted.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
-	return h
+	return &harness{servicetest.Start(t, "auth", service.Assemble, on, "PASSWORD_MEMORY=64", "PASSWORD_ITERATIONS=1")}
 }
 
-// run runs f until the test ends, and waits for it then.
-func run(t *testing.T, f func(ctx context.Context) error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+// onBoth runs a test on each kind of database.
+func onBoth(t *testing.T, test func(t *testing.T, h *harness)) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) { test(t, start(t, on)) })
 }
 
 type answer struct {
-	status int
-	header http.Header
-	body   string
+	status   int
+	header   http.Header
+	body     string
+	messages string // of a problem
 }
 
 // session returns the value of the session cookie that the answer sets.
@@ -111,45 +52,15 @@ func (a answer) session() string {
 	return ""
 }
 
-// message returns the problem's messages.
-func (a answer) messages() string {
-	var p struct {
-		Errors []struct{ Message, Field string }
-	}
-	if err := json.Unmarshal([]byte(a.body), &p); err != nil {
-		return err.Error()
-	}
-	var all []string
-	for _, e := range p.Errors {
-		all = append(all, e.Message)
-	}
-	return strings.Join(all, "; ")
-}
-
 // call sends a request to one of the processes. Headers are names and values by
 // turns.
 func (h *harness) call(t *testing.T, process int, method, path, body string, headers ...string) answer {
 	t.Helper()
-	r, err := http.NewRequest(method, h.urls[process%len(h.urls)]+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Close = true // so that no idle connection is left
-	r.Header.Set("Content-Type", "application/json")
-	for i := 0; i < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
-	}
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Error(err)
-		return answer{}
-	}
-	defer res.Body.Close()
-	data, err := io.ReadAll(res.Body)
+	res, err := h.Send(t.Context(), "", method, h.URLs[process%len(h.URLs)]+path, body, headers...)
 	if err != nil {
 		t.Error(err)
 	}
-	return answer{res.StatusCode, res.Header, string(data)}
+	return answer{res.Status, res.Header, string(res.Body), strings.Join(res.Messages(), "; ")}
 }
 
 func (h *harness) post(t *testing.T, process int, path, body string, headers ...string) answer {
@@ -184,22 +95,18 @@ func identityOf(t *testing.T, a answer) (u identity) {
 	return u
 }
 
-// registrations listens to the stream of users.
-func registrations(t *testing.T, broker event.Broker) <-chan auth.Registered {
-	db := databasetest.SQLite(t, event.Migrations())
-	l := event.NewListener(db, "peer")
-	heard := make(chan auth.Registered, 100)
-	event.Handle(l, func(_ context.Context, tx *database.Tx, m *event.Message[auth.Registered]) error {
-		tx.AfterCommit(func() { heard <- m.Data })
-		return nil
-	})
-	run(t, event.NewClient(event.Config{}, broker, event.NewOutbox(db, "peer"), l, event.Telemetry{}).Run)
-	return heard
+// hears has a peer that hears of registrations.
+func hears(t *testing.T, broker event.Broker) *eventtest.Peer {
+	t.Helper()
+	peer := eventtest.NewPeer(t, broker)
+	eventtest.Hear[auth.Registered](peer)
+	peer.Start()
+	return peer
 }
 
 func TestSignUpInAndOut(t *testing.T) {
 	onBoth(t, func(t *testing.T, h *harness) {
-		heard := registrations(t, h.broker)
+		peer := hears(t, h.Broker)
 		a := h.post(t, 0, "signup", credentials("Ada@Example.com", " pass wörd "))
 		if a.status != http.StatusCreated {
 			t.Fatalf("sign-up: %d %s", a.status, a.body)
@@ -218,7 +125,7 @@ func TestSignUpInAndOut(t *testing.T) {
 			t.Errorf("the cookie could not come back over http: %s", cookie)
 		}
 		me := fmt.Sprintf(`{"currentUser":{"id":%q,"email":"Ada@Example.com"}}`, u.ID)
-		for process := range len(h.urls) { // the processes share a key
+		for process := range len(h.URLs) { // the processes share a key
 			if got := h.currentUser(t, process, "Cookie", "session="+a.session()); got != me {
 				t.Errorf("process %d, by cookie: %s", process, got)
 			}
@@ -246,19 +153,15 @@ func TestSignUpInAndOut(t *testing.T) {
 			}
 		}
 
-		select {
-		case e := <-heard:
-			if e != (auth.Registered{ID: u.ID, Email: "Ada@Example.com"}) {
-				t.Errorf("heard of %+v", e)
-			}
-		case <-time.After(patience):
-			t.Error("nothing was heard of the registration")
+		first := eventtest.Await(peer, func(auth.Registered) bool { return true })
+		if first != (auth.Registered{ID: u.ID, Email: "Ada@Example.com"}) {
+			t.Errorf("heard of %+v", first)
 		}
 	})
 }
 
 func TestCookieIsSecureBehindTLS(t *testing.T) {
-	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	h := start(t, servicetest.SQLite(t))
 	a := h.post(t, 0, "signup", credentials("ada@example.com", "password"), "X-Forwarded-Proto", "https")
 	if cookie := a.header.Get("Set-Cookie"); !strings.Contains(cookie, "; Secure") {
 		t.Errorf("the cookie may travel in the clear: %s", cookie)
@@ -266,7 +169,7 @@ func TestCookieIsSecureBehindTLS(t *testing.T) {
 }
 
 func TestWhatIsNotValid(t *testing.T) {
-	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	h := start(t, servicetest.SQLite(t))
 	const email, password = "Email must be valid", "Password must be between 8 and 128 characters"
 	for _, test := range []struct {
 		path, body string
@@ -288,18 +191,18 @@ func TestWhatIsNotValid(t *testing.T) {
 		{"signin", credentials("ada@example.com", strings.Repeat("x", 5000)), 401, "Invalid credentials"},
 	} {
 		a := h.post(t, 0, test.path, test.body)
-		if a.status != test.status || a.messages() != test.messages || a.session() != "" {
+		if a.status != test.status || a.messages != test.messages || a.session() != "" {
 			t.Errorf("%s %s: got %d %s", test.path, test.body, a.status, a.body)
 		}
 	}
 }
 
 func TestWrongPasswordAndUnknownAddressAreAlike(t *testing.T) {
-	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	h := start(t, servicetest.SQLite(t))
 	h.post(t, 0, "signup", credentials("ada@example.com", "password"))
 	wrong := h.post(t, 0, "signin", credentials("ada@example.com", "Password"))
 	unknown := h.post(t, 0, "signin", credentials("eve@example.com", "password"))
-	if wrong.status != http.StatusUnauthorized || wrong.messages() != "Invalid credentials" {
+	if wrong.status != http.StatusUnauthorized || wrong.messages != "Invalid credentials" {
 		t.Errorf("wrong password: %d %s", wrong.status, wrong.body)
 	}
 	if unknown.status != wrong.status || unknown.body != wrong.body || len(unknown.header) != len(wrong.header) {
@@ -311,7 +214,7 @@ func TestWrongPasswordAndUnknownAddressAreAlike(t *testing.T) {
 // whichever process, one succeeds, and one event says so.
 func TestManySignUpsOfOneAddress(t *testing.T) {
 	onBoth(t, func(t *testing.T, h *harness) {
-		heard := registrations(t, h.broker)
+		peer := hears(t, h.Broker)
 		const n = 20
 		answers := make([]answer, n)
 		var all sync.WaitGroup
@@ -325,7 +228,7 @@ func TestManySignUpsOfOneAddress(t *testing.T) {
 			switch {
 			case a.status == http.StatusCreated && winner < 0:
 				winner = i
-			case a.status != http.StatusConflict || a.messages() != "Email in use" || a.session() != "":
+			case a.status != http.StatusConflict || a.messages != "Email in use" || a.session() != "":
 				t.Errorf("sign-up %d: %d %s", i, a.status, a.body)
 			}
 		}
@@ -343,16 +246,14 @@ func TestManySignUpsOfOneAddress(t *testing.T) {
 		}
 		last := h.post(t, 0, "signup", credentials("last@example.com", "password"))
 		want := map[string]bool{identityOf(t, answers[winner]).ID: true, identityOf(t, last).ID: true}
-		for range 2 {
-			select {
-			case e := <-heard:
-				if !want[e.ID] {
-					t.Errorf("heard of %+v", e)
-				}
-				delete(want, e.ID)
-			case <-time.After(patience):
-				t.Fatalf("nothing was heard of %v", want)
+		for id := range want {
+			eventtest.Await(peer, func(e auth.Registered) bool { return e.ID == id })
+		}
+		for _, e := range eventtest.Heard[auth.Registered](peer) {
+			if !want[e.ID] {
+				t.Errorf("heard of %+v", e)
 			}
+			delete(want, e.ID)
 		}
 	})
 }
@@ -360,13 +261,13 @@ func TestManySignUpsOfOneAddress(t *testing.T) {
 func TestPublishedKeysVerifySessions(t *testing.T) {
 	onBoth(t, func(t *testing.T, h *harness) {
 		a := h.post(t, 0, "signup", credentials("ada@example.com", "password"))
-		other := session.NewVerifier(session.Config{JWKSURL: h.urls[len(h.urls)-1] + "/.well-known/jwks.json"}, nil)
+		other := session.NewVerifier(session.Config{JWKSURL: h.URLs[len(h.URLs)-1] + "/.well-known/jwks.json"}, nil)
 		caller, err := other.Verify(t.Context(), a.session())
 		if err != nil || caller != (session.Caller{ID: identityOf(t, a).ID, Email: "ada@example.com"}) {
 			t.Errorf("got %+v %v", caller, err)
 		}
 		var sets []string
-		for process := range len(h.urls) {
+		for process := range len(h.URLs) {
 			set := h.call(t, process, http.MethodGet, "/.well-known/jwks.json", "")
 			if set.status != http.StatusOK || strings.Contains(set.body, `"d"`) || !strings.Contains(set.body, `"crv":"Ed25519"`) {
 				t.Errorf("%d %s", set.status, set.body)
@@ -382,20 +283,20 @@ func TestPublishedKeysVerifySessions(t *testing.T) {
 }
 
 func TestKeySurvivesRestart(t *testing.T) {
-	url := "sqlite:" + filepath.Join(t.TempDir(), "test.db")
+	database := servicetest.SQLite(t)
 	var token string
 	t.Run("before", func(t *testing.T) {
-		token = start(t, url, 1).post(t, 0, "signup", credentials("ada@example.com", "password")).session()
+		token = start(t, database).post(t, 0, "signup", credentials("ada@example.com", "password")).session()
 	})
 	t.Run("after", func(t *testing.T) {
-		if got := start(t, url, 1).currentUser(t, 0, "Cookie", "session="+token); !strings.Contains(got, "ada@example.com") {
+		if got := start(t, database).currentUser(t, 0, "Cookie", "session="+token); !strings.Contains(got, "ada@example.com") {
 			t.Errorf("signed out by a restart: %s", got)
 		}
 	})
 }
 
 func TestCookieOfAnotherOriginsPage(t *testing.T) {
-	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	h := start(t, servicetest.SQLite(t))
 	token := h.post(t, 0, "signup", credentials("ada@example.com", "password")).session()
 	foreign := []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"}
 	if a := h.post(t, 0, "signout", "", append(foreign, "Cookie", "session="+token)...); a.status != http.StatusForbidden {
@@ -407,7 +308,7 @@ func TestCookieOfAnotherOriginsPage(t *testing.T) {
 }
 
 func TestDocs(t *testing.T) {
-	h := start(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), 1)
+	h := start(t, servicetest.SQLite(t))
 	page := h.call(t, 0, http.MethodGet, "/api/users/docs", "")
 	for _, want := range []string{"Users API", "/api/users/signup", "/.well-known/jwks.json", `<a href="#User">User</a> or null`} {
 		if !strings.Contains(page.body, want) {

@@ -14,19 +14,38 @@ import (
 
 	"github.com/turnstile-go/turnstile/framework"
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/eventtest"
+	"github.com/turnstile-go/turnstile/framework/servicetest"
 	"github.com/turnstile-go/turnstile/services/orders"
 	"github.com/turnstile-go/turnstile/services/orders/service"
 	"github.com/turnstile-go/turnstile/services/payments"
 	"github.com/turnstile-go/turnstile/services/tickets"
 )
 
-var foreign = []event.Event{tickets.Created{}, tickets.Updated{}, tickets.Deleted{}, payments.Captured{}}
+func TestMain(m *testing.M) { servicetest.Main(m) }
 
-func listen(p *peer, l *event.Listener) {
-	hear[orders.Created](p, l)
-	hear[orders.Cancelled](p, l)
-	hear[orders.Completed](p, l)
-	hear[orders.PaymentRefused](p, l)
+// harness is the service, whole, with a peer in the place of all other services.
+type harness struct {
+	*servicetest.Service
+	t    *testing.T
+	peer *eventtest.Peer
+}
+
+func start(t *testing.T, on servicetest.Database, environ ...string) *harness {
+	t.Helper()
+	h := &harness{Service: servicetest.Start(t, "orders", service.Assemble, on, environ...), t: t}
+	h.peer = eventtest.NewPeer(t, h.Broker, tickets.Created{}, tickets.Updated{}, tickets.Deleted{}, payments.Captured{})
+	eventtest.Hear[orders.Created](h.peer)
+	eventtest.Hear[orders.Cancelled](h.peer)
+	eventtest.Hear[orders.Completed](h.peer)
+	eventtest.Hear[orders.PaymentRefused](h.peer)
+	h.peer.Start()
+	return h
+}
+
+// onBoth runs a test on each kind of database.
+func onBoth(t *testing.T, test func(t *testing.T, h *harness), environ ...string) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) { test(t, start(t, on, environ...)) })
 }
 
 type order struct {
@@ -52,11 +71,14 @@ func (h *harness) offer(ids ...string) {
 	for _, id := range ids {
 		events = append(events, tickets.Created{ID: id, Title: "Concert " + id, Price: 1999, UserID: "seller"})
 	}
-	h.peer.publish(events...)
+	h.peer.Publish(events...)
 	for _, id := range ids {
-		h.eventually("ticket "+id+" to be known", func() bool {
-			res, err := h.call("seller", "POST", "/api/orders", input{"ticketId": id})
-			return err == nil && res.status == http.StatusConflict
+		h.Eventually(func() error {
+			res, err := h.Send(h.t.Context(), "seller", "POST", "/api/orders", input{"ticketId": id})
+			if err == nil && res.Status != http.StatusConflict {
+				err = fmt.Errorf("ticket %s is not known: %v", id, res)
+			}
+			return err
 		})
 	}
 }
@@ -69,30 +91,20 @@ func numbered(n int) (ids []string) {
 	return ids
 }
 
-// eventually waits for what nothing signals.
-func (h *harness) eventually(what string, holds func() bool) {
-	h.t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			h.t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 func (h *harness) place(user, ticket string) (o order) {
 	h.t.Helper()
-	h.want(http.StatusCreated, &o, user, "POST", "/api/orders", input{"ticketId": ticket})
+	h.Want(http.StatusCreated, &o, user, "POST", "/api/orders", input{"ticketId": ticket})
 	return o
 }
 
 func (h *harness) show(user, id string) (o order) {
 	h.t.Helper()
-	h.want(http.StatusOK, &o, user, "GET", "/api/orders/"+id, nil)
+	h.Want(http.StatusOK, &o, user, "GET", "/api/orders/"+id, nil)
 	return o
 }
 
 func TestOrder(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	h.offer("t")
 	before := time.Now()
 	o := h.place("buyer", "t")
@@ -107,60 +119,60 @@ func TestOrder(t *testing.T) {
 	if shown := h.show("buyer", o.ID); shown != o {
 		t.Errorf("placed %+v, shown %+v", o, shown)
 	}
-	await(h.peer, orders.Created{ID: o.ID, UserID: "buyer", ExpiresAt: expires, Ticket: orders.Ticket{ID: "t", Price: 1999}})
+	eventtest.AwaitEqual(h.peer, orders.Created{ID: o.ID, UserID: "buyer", ExpiresAt: expires, Ticket: orders.Ticket{ID: "t", Price: 1999}})
 
 	// What was shown when ordering stays, whatever becomes of the ticket.
-	h.peer.publish(tickets.Updated{ID: "t", Title: "Opera", Price: 5000, UserID: "seller", Version: 1})
+	h.peer.Publish(tickets.Updated{ID: "t", Title: "Opera", Price: 5000, UserID: "seller", Version: 1})
 	h.offer("t2") // after the update, since one worker takes events as they come
 	if shown := h.show("buyer", o.ID); shown != o {
 		t.Errorf("after the edit of the ticket: %+v, want %+v", shown, o)
 	}
-	h.want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+o.ID, nil)
+	h.Want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+o.ID, nil)
 	if next := h.place("buyer", "t"); next.Ticket.Title != "Opera" || next.Ticket.Price != "50" {
 		t.Errorf("ordered after the edit: %+v", next)
 	}
 }
 
 func TestChecksInOrder(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	h.offer("t")
 	good, bad := input{"ticketId": "t"}, input{"ticketId": " "}
-	h.refused(http.StatusUnauthorized, nil, "", "POST", "/api/orders", bad)
+	h.Refused(http.StatusUnauthorized, nil, "", "POST", "/api/orders", bad)
 	for _, body := range []any{bad, input{}, input{"ticketId": 7}, input{"ticketId": nil}, input{"TicketID": "t"}} {
-		h.refused(http.StatusUnprocessableEntity, []string{"TicketId must be provided"}, "buyer", "POST", "/api/orders", body)
+		h.Refused(http.StatusUnprocessableEntity, []string{"TicketId must be provided"}, "buyer", "POST", "/api/orders", body)
 	}
-	h.refused(http.StatusNotFound, []string{"Ticket not found"}, "buyer", "POST", "/api/orders", input{"ticketId": "unknown"})
-	h.refused(http.StatusConflict, []string{"You cannot order your own ticket"}, "seller", "POST", "/api/orders", good)
+	h.Refused(http.StatusNotFound, []string{"Ticket not found"}, "buyer", "POST", "/api/orders", input{"ticketId": "unknown"})
+	h.Refused(http.StatusConflict, []string{"You cannot order your own ticket"}, "seller", "POST", "/api/orders", good)
 
 	o := h.place("buyer", "t")
 	for _, user := range []string{"buyer", "other"} {
-		h.refused(http.StatusConflict, []string{"Ticket is already reserved"}, user, "POST", "/api/orders", good)
+		h.Refused(http.StatusConflict, []string{"Ticket is already reserved"}, user, "POST", "/api/orders", good)
 	}
 	for _, method := range []string{"GET", "DELETE"} {
-		h.refused(http.StatusUnauthorized, nil, "", method, "/api/orders/"+o.ID, nil)
-		h.refused(http.StatusForbidden, nil, "other", method, "/api/orders/"+o.ID, nil)
+		h.Refused(http.StatusUnauthorized, nil, "", method, "/api/orders/"+o.ID, nil)
+		h.Refused(http.StatusForbidden, nil, "other", method, "/api/orders/"+o.ID, nil)
 		for _, id := range []string{"malformed", "00000000-0000-7000-8000-000000000000", "%00"} {
-			h.refused(http.StatusNotFound, nil, "buyer", method, "/api/orders/"+id, nil)
+			h.Refused(http.StatusNotFound, nil, "buyer", method, "/api/orders/"+id, nil)
 		}
 	}
-	h.refused(http.StatusUnauthorized, nil, "", "GET", "/api/orders", nil)
+	h.Refused(http.StatusUnauthorized, nil, "", "GET", "/api/orders", nil)
 }
 
 func TestCancel(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	h.offer("t")
 	o := h.place("buyer", "t")
 	for range 3 {
-		h.want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+o.ID, nil)
+		h.Want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+o.ID, nil)
 	}
 	if got := h.show("buyer", o.ID); got.Status != "cancelled" || got.Version != 1 {
 		t.Errorf("cancelled: %+v", got)
 	}
 	// The next order's events are sent after all of this one's.
 	next := h.place("other", "t")
-	h.want(http.StatusNoContent, nil, "other", "DELETE", "/api/orders/"+next.ID, nil)
-	await(h.peer, orders.Cancelled{ID: next.ID, Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
-	if all := await(h.peer, orders.Cancelled{ID: o.ID, Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1}); len(all) != 1 {
+	h.Want(http.StatusNoContent, nil, "other", "DELETE", "/api/orders/"+next.ID, nil)
+	eventtest.AwaitEqual(h.peer, orders.Cancelled{ID: next.ID, Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+	if all := eventtest.AwaitEqual(h.peer, orders.Cancelled{ID: o.ID, Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1}); len(all) != 1 {
 		t.Errorf("cancelled thrice, told %d times", len(all))
 	}
 }
@@ -168,23 +180,23 @@ func TestCancel(t *testing.T) {
 // TestPayment: the first payment completes an order, once; any other, and one
 // for a cancelled order, is refused so that the money goes back.
 func TestPayment(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	h.offer("t", "t2")
 	o, cancelled := h.place("buyer", "t"), h.place("buyer", "t2")
-	h.want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+cancelled.ID, nil)
+	h.Want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+cancelled.ID, nil)
 
-	h.peer.publish(
+	h.peer.Publish(
 		payments.Captured{ID: "nowhere", OrderID: "unknown", Amount: 1999, Currency: "usd"},
 		payments.Captured{ID: "p1", OrderID: o.ID, Amount: 1999, Currency: "usd"},
 		payments.Captured{ID: "p1", OrderID: o.ID, Amount: 1999, Currency: "usd"},
 		payments.Captured{ID: "p2", OrderID: o.ID, Amount: 1999, Currency: "usd"},
 		payments.Captured{ID: "p3", OrderID: cancelled.ID, Amount: 1999, Currency: "usd"},
 	)
-	await(h.peer, orders.PaymentRefused{ID: cancelled.ID, PaymentID: "p3"})
-	if all := await(h.peer, orders.PaymentRefused{ID: o.ID, PaymentID: "p2"}); len(all) != 1 {
+	eventtest.AwaitEqual(h.peer, orders.PaymentRefused{ID: cancelled.ID, PaymentID: "p3"})
+	if all := eventtest.AwaitEqual(h.peer, orders.PaymentRefused{ID: o.ID, PaymentID: "p2"}); len(all) != 1 {
 		t.Errorf("refused: %+v", all)
 	}
-	if all := await(h.peer, orders.Completed{ID: o.ID, Ticket: orders.TicketRef{ID: "t"}, Version: 1}); len(all) != 1 {
+	if all := eventtest.AwaitEqual(h.peer, orders.Completed{ID: o.ID, Ticket: orders.TicketRef{ID: "t"}, Version: 1}); len(all) != 1 {
 		t.Errorf("completed %d times", len(all))
 	}
 	if got := h.show("buyer", o.ID); got.Status != "complete" || got.Version != 1 {
@@ -193,8 +205,8 @@ func TestPayment(t *testing.T) {
 	if got := h.show("buyer", cancelled.ID); got.Status != "cancelled" || got.Version != 1 {
 		t.Errorf("cancelled, then paid: %+v", got)
 	}
-	h.refused(http.StatusConflict, []string{"Order is already complete"}, "buyer", "DELETE", "/api/orders/"+o.ID, nil)
-	h.refused(http.StatusConflict, []string{"Ticket is already reserved"}, "other", "POST", "/api/orders", input{"ticketId": "t"})
+	h.Refused(http.StatusConflict, []string{"Order is already complete"}, "buyer", "DELETE", "/api/orders/"+o.ID, nil)
+	h.Refused(http.StatusConflict, []string{"Ticket is already reserved"}, "other", "POST", "/api/orders", input{"ticketId": "t"})
 }
 
 // TestParallelOrders: of many orders of one ticket at once, one is placed.
@@ -206,13 +218,13 @@ func TestParallelOrders(t *testing.T) {
 		var group errgroup.Group
 		for i := range buyers {
 			group.Go(func() error {
-				res, err := h.call(fmt.Sprint("buyer", i), "POST", "/api/orders", input{"ticketId": "t"})
+				res, err := h.Send(t.Context(), fmt.Sprint("buyer", i), "POST", "/api/orders", input{"ticketId": "t"})
 				switch {
 				case err != nil:
 					return err
-				case res.status == http.StatusCreated:
+				case res.Status == http.StatusCreated:
 					placed.Add(1)
-				case res.status == http.StatusConflict:
+				case res.Status == http.StatusConflict:
 					refused.Add(1)
 				default:
 					return fmt.Errorf("order %d: %v", i, res)
@@ -240,12 +252,12 @@ func TestParallelEnds(t *testing.T) {
 		for _, ticket := range ids {
 			o := h.place("buyer", ticket)
 			group.Go(func() error {
-				h.peer.publish(payments.Captured{ID: "p-" + o.ID, OrderID: o.ID, Amount: 1999, Currency: "usd"})
+				h.peer.Publish(payments.Captured{ID: "p-" + o.ID, OrderID: o.ID, Amount: 1999, Currency: "usd"})
 				return nil
 			})
 			group.Go(func() error {
-				res, err := h.call("buyer", "DELETE", "/api/orders/"+o.ID, nil)
-				if err == nil && res.status != http.StatusNoContent && res.status != http.StatusConflict {
+				res, err := h.Send(t.Context(), "buyer", "DELETE", "/api/orders/"+o.ID, nil)
+				if err == nil && res.Status != http.StatusNoContent && res.Status != http.StatusConflict {
 					err = fmt.Errorf("cancel: %v", res)
 				}
 				return err
@@ -255,35 +267,39 @@ func TestParallelEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		var all []order
-		h.want(http.StatusOK, &all, "buyer", "GET", "/api/orders", nil)
+		h.Want(http.StatusOK, &all, "buyer", "GET", "/api/orders", nil)
 		if len(all) != n {
 			t.Fatalf("%d orders", len(all))
 		}
 		for _, o := range all {
-			h.eventually("the end of "+o.ID, func() bool { return h.show("buyer", o.ID).Status != "created" })
-			o = h.show("buyer", o.ID)
+			h.Eventually(func() error {
+				if o = h.show("buyer", o.ID); o.Status == "created" {
+					return fmt.Errorf("order %s has not ended", o.ID)
+				}
+				return nil
+			})
 			if o.Version != 1 {
 				t.Errorf("%+v", o)
 			}
 			if o.Status == "complete" {
-				await(h.peer, orders.Completed{ID: o.ID, Ticket: orders.TicketRef{ID: o.Ticket.ID}, Version: 1})
+				eventtest.AwaitEqual(h.peer, orders.Completed{ID: o.ID, Ticket: orders.TicketRef{ID: o.Ticket.ID}, Version: 1})
 			} else {
-				await(h.peer, orders.PaymentRefused{ID: o.ID, PaymentID: "p-" + o.ID})
+				eventtest.AwaitEqual(h.peer, orders.PaymentRefused{ID: o.ID, PaymentID: "p-" + o.ID})
 			}
 		}
 	}, "ORDER_EXPIRATION=300ms")
 }
 
 func TestExpiration(t *testing.T) {
-	h := start(t, sqlite(t), "ORDER_EXPIRATION=2s") // time to be paid
+	h := start(t, servicetest.SQLite(t), "ORDER_EXPIRATION=2s") // time to be paid
 	h.offer("t", "t2")
 	paid := h.place("buyer", "t")
-	h.peer.publish(payments.Captured{ID: "p", OrderID: paid.ID, Amount: 1999, Currency: "usd"})
-	await(h.peer, orders.Completed{ID: paid.ID, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+	h.peer.Publish(payments.Captured{ID: "p", OrderID: paid.ID, Amount: 1999, Currency: "usd"})
+	eventtest.AwaitEqual(h.peer, orders.Completed{ID: paid.ID, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
 
 	o := h.place("buyer", "t2")
 	expired := orders.Cancelled{ID: o.ID, Reason: orders.Expired, Ticket: orders.TicketRef{ID: "t2"}, Version: 1}
-	if all := await(h.peer, expired); len(all) != 1 {
+	if all := eventtest.AwaitEqual(h.peer, expired); len(all) != 1 {
 		t.Errorf("told: %+v", all)
 	}
 	expires, err := time.Parse(time.RFC3339, o.ExpiresAt)
@@ -300,30 +316,30 @@ func TestExpiration(t *testing.T) {
 // TestExpirationSurvives: the order expires although the process that placed it
 // is gone and the broker was away.
 func TestExpirationSurvives(t *testing.T) {
-	h := start(t, sqlite(t), "ORDER_EXPIRATION=500ms")
+	h := start(t, servicetest.SQLite(t), "ORDER_EXPIRATION=500ms")
 	h.offer("t")
 	o := h.place("buyer", "t")
-	h.stop()
-	h.broker.Disconnect()
-	h.boot()
-	await(h.peer, orders.Cancelled{ID: o.ID, Reason: orders.Expired, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+	h.Stop()
+	h.Broker.Disconnect()
+	h.Boot()
+	eventtest.AwaitEqual(h.peer, orders.Cancelled{ID: o.ID, Reason: orders.Expired, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
 }
 
 // TestTicketDeleted cancels the order that holds the ticket, unless it is paid.
 func TestTicketDeleted(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	h.offer("t", "paid", "free")
 	o, paid := h.place("buyer", "t"), h.place("buyer", "paid")
-	h.peer.publish(payments.Captured{ID: "p", OrderID: paid.ID, Amount: 1999, Currency: "usd"})
-	await(h.peer, orders.Completed{ID: paid.ID, Ticket: orders.TicketRef{ID: "paid"}, Version: 1})
+	h.peer.Publish(payments.Captured{ID: "p", OrderID: paid.ID, Amount: 1999, Currency: "usd"})
+	eventtest.AwaitEqual(h.peer, orders.Completed{ID: paid.ID, Ticket: orders.TicketRef{ID: "paid"}, Version: 1})
 
-	h.peer.publish(tickets.Deleted{ID: "free", Version: 1}, tickets.Deleted{ID: "paid", Version: 1}, tickets.Deleted{ID: "t", Version: 1})
-	await(h.peer, orders.Cancelled{ID: o.ID, Reason: orders.TicketDeleted, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+	h.peer.Publish(tickets.Deleted{ID: "free", Version: 1}, tickets.Deleted{ID: "paid", Version: 1}, tickets.Deleted{ID: "t", Version: 1})
+	eventtest.AwaitEqual(h.peer, orders.Cancelled{ID: o.ID, Reason: orders.TicketDeleted, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
 	if got := h.show("buyer", paid.ID); got.Status != "complete" {
 		t.Errorf("paid: %+v", got)
 	}
 	for _, id := range []string{"t", "paid", "free"} {
-		h.refused(http.StatusNotFound, nil, "other", "POST", "/api/orders", input{"ticketId": id})
+		h.Refused(http.StatusNotFound, nil, "other", "POST", "/api/orders", input{"ticketId": id})
 	}
 }
 
@@ -338,21 +354,21 @@ func TestTicketDeletedMeanwhile(t *testing.T) {
 		var group errgroup.Group
 		for _, ticket := range ids {
 			group.Go(func() error {
-				h.peer.publish(tickets.Deleted{ID: ticket, Version: 1})
+				h.peer.Publish(tickets.Deleted{ID: ticket, Version: 1})
 				return nil
 			})
 			group.Go(func() error {
-				res, err := h.call("buyer", "POST", "/api/orders", input{"ticketId": ticket})
+				res, err := h.Send(t.Context(), "buyer", "POST", "/api/orders", input{"ticketId": ticket})
 				switch {
 				case err != nil:
 					return err
-				case res.status == http.StatusNotFound:
+				case res.Status == http.StatusNotFound:
 					return nil
-				case res.status != http.StatusCreated:
+				case res.Status != http.StatusCreated:
 					return fmt.Errorf("order of %s: %v", ticket, res)
 				}
 				var o order
-				err = json.Unmarshal(res.body, &o)
+				err = json.Unmarshal(res.Body, &o)
 				placed <- o
 				return err
 			})
@@ -362,7 +378,7 @@ func TestTicketDeletedMeanwhile(t *testing.T) {
 		}
 		close(placed)
 		for o := range placed {
-			await(h.peer, orders.Cancelled{ID: o.ID, Reason: orders.TicketDeleted, Ticket: orders.TicketRef{ID: o.Ticket.ID}, Version: 1})
+			eventtest.AwaitEqual(h.peer, orders.Cancelled{ID: o.ID, Reason: orders.TicketDeleted, Ticket: orders.TicketRef{ID: o.Ticket.ID}, Version: 1})
 		}
 	})
 }
@@ -375,26 +391,26 @@ func TestList(t *testing.T) {
 		for _, ticket := range offered[:5] {
 			ids = append(ids, h.place("buyer", ticket).ID)
 		}
-		h.want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+ids[3], nil)
+		h.Want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+ids[3], nil)
 		h.place("other", offered[5])
 		path := "/api/orders?limit=2"
 		for i, want := range [][]int{{4, 3}, {2, 1}, {0}} {
 			var page []order
-			res := h.want(http.StatusOK, &page, "buyer", "GET", path, nil)
+			res := h.Want(http.StatusOK, &page, "buyer", "GET", path, nil)
 			var found []int
 			for _, o := range page {
 				found = append(found, slices.Index(ids, o.ID))
 			}
-			link := res.header.Get("Link")
+			link := res.Header.Get("Link")
 			if !slices.Equal(found, want) || (link != "") != (i < 2) {
 				t.Errorf("page %d: %v, link %q; want %v", i, found, link, want)
 			}
 			path = strings.TrimSuffix(strings.TrimPrefix(link, "<"), `>; rel="next"`)
 		}
 		for _, query := range []string{"limit=0", "limit=201", "limit=x", "cursor=x"} {
-			h.refused(http.StatusUnprocessableEntity, nil, "buyer", "GET", "/api/orders?"+query, nil)
+			h.Refused(http.StatusUnprocessableEntity, nil, "buyer", "GET", "/api/orders?"+query, nil)
 		}
-		if res := h.want(http.StatusOK, nil, "nobody", "GET", "/api/orders", nil); strings.TrimSpace(string(res.body)) != "[]" {
+		if res := h.Want(http.StatusOK, nil, "nobody", "GET", "/api/orders", nil); strings.TrimSpace(string(res.Body)) != "[]" {
 			t.Errorf("no orders: %v", res)
 		}
 	})
@@ -403,8 +419,8 @@ func TestList(t *testing.T) {
 // TestNoTime: an order that would hold its ticket for no time is a mistake of
 // the configuration.
 func TestNoTime(t *testing.T) {
-	err := framework.Run(t.Context(), name, service.New, framework.Options{
-		Environ: []string{"DATABASE_URL=" + sqlite(t), "ADMIN_ADDR=127.0.0.1:0", "ORDER_EXPIRATION=0s"},
+	err := framework.Run(t.Context(), "orders", service.New, framework.Options{
+		Environ: []string{"DATABASE_URL=" + servicetest.SQLite(t).URL, "ADMIN_ADDR=127.0.0.1:0", "ORDER_EXPIRATION=0s"},
 	})
 	if err == nil || !strings.Contains(err.Error(), "ORDER_EXPIRATION") {
 		t.Errorf("started: %v", err)

@@ -3,6 +3,7 @@ package service_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,15 +14,34 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/eventtest"
+	"github.com/turnstile-go/turnstile/framework/servicetest"
 	"github.com/turnstile-go/turnstile/services/orders"
 	"github.com/turnstile-go/turnstile/services/payments"
+	"github.com/turnstile-go/turnstile/services/payments/service"
 )
 
-var foreign = []event.Event{orders.Created{}, orders.Cancelled{}, orders.Completed{}}
+func TestMain(m *testing.M) { servicetest.Main(m) }
 
-func listen(p *peer, l *event.Listener) {
-	hear[payments.Captured](p, l)
+// harness is the service, whole, with a peer in the place of all other services.
+type harness struct {
+	*servicetest.Service
+	t    *testing.T
+	peer *eventtest.Peer
+}
+
+func start(t *testing.T, on servicetest.Database, environ ...string) *harness {
+	t.Helper()
+	h := &harness{Service: servicetest.Start(t, "payments", service.Assemble, on, environ...), t: t}
+	h.peer = eventtest.NewPeer(t, h.Broker, orders.Created{}, orders.Cancelled{}, orders.Completed{})
+	eventtest.Hear[payments.Captured](h.peer)
+	h.peer.Start()
+	return h
+}
+
+// onBoth runs a test on each kind of database.
+func onBoth(t *testing.T, test func(t *testing.T, h *harness), environ ...string) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) { test(t, start(t, on, environ...)) })
 }
 
 type payment struct {
@@ -45,7 +65,7 @@ func (h *harness) order(id string) {
 
 func (h *harness) orderUntil(id string, expires time.Time) {
 	h.t.Helper()
-	h.peer.publish(orders.Created{ID: id, UserID: "buyer", ExpiresAt: expires, Ticket: orders.Ticket{ID: "t", Price: 1999}})
+	h.peer.Publish(orders.Created{ID: id, UserID: "buyer", ExpiresAt: expires, Ticket: orders.Ticket{ID: "t", Price: 1999}})
 	h.answers(http.StatusForbidden, "stranger", id)
 }
 
@@ -53,23 +73,21 @@ func (h *harness) orderUntil(id string, expires time.Time) {
 // service has heard of something.
 func (h *harness) answers(status int, user, order string) {
 	h.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		res, err := h.call(user, "POST", path, input{"orderId": order, "token": "tok_chargeDeclined"})
+	h.Eventually(func() error {
+		res, err := h.Send(h.t.Context(), user, "POST", path, input{"orderId": order, "token": "tok_chargeDeclined"})
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		if res.status == status {
-			return
+		if res.Status != status {
+			return fmt.Errorf("payment of %s by %s: %v; want %d", order, user, res, status)
 		}
-		if time.Now().After(deadline) {
-			h.t.Fatalf("payment of %s by %s: %v; want %d", order, user, res, status)
-		}
-	}
+		return nil
+	})
 }
 
 func (h *harness) list(user, query string) (all []payment) {
 	h.t.Helper()
-	h.want(http.StatusOK, &all, user, "GET", path+query, nil)
+	h.Want(http.StatusOK, &all, user, "GET", path+query, nil)
 	return all
 }
 
@@ -77,8 +95,8 @@ func TestPay(t *testing.T) {
 	onBoth(t, func(t *testing.T, h *harness) {
 		h.order("o")
 		var paid struct{ ID string }
-		res := h.want(http.StatusCreated, &paid, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
-		if string(res.body) != `{"id":"`+paid.ID+`"}`+"\n" && string(res.body) != `{"id":"`+paid.ID+`"}` {
+		res := h.Want(http.StatusCreated, &paid, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+		if string(res.Body) != `{"id":"`+paid.ID+`"}`+"\n" && string(res.Body) != `{"id":"`+paid.ID+`"}` {
 			t.Errorf("paid: %v", res)
 		}
 		want := payment{ID: paid.ID, OrderID: "o", Amount: 1999, Currency: "usd", Status: "captured"}
@@ -86,21 +104,21 @@ func TestPay(t *testing.T) {
 			t.Errorf("payments: %+v, want %+v", all, want)
 		}
 		captured := payments.Captured{ID: paid.ID, OrderID: "o", Amount: 1999, Currency: "usd"}
-		if all := await(h.peer, captured); len(all) != 1 {
+		if all := eventtest.AwaitEqual(h.peer, captured); len(all) != 1 {
 			t.Errorf("captured: %+v", all)
 		}
-		h.refused(http.StatusConflict, []string{"Order is already paid or being paid"}, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
-		h.peer.publish(orders.Completed{ID: "o", Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+		h.Refused(http.StatusConflict, []string{"Order is already paid or being paid"}, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+		h.peer.Publish(orders.Completed{ID: "o", Ticket: orders.TicketRef{ID: "t"}, Version: 1})
 		h.answers(http.StatusConflict, "buyer", "o")
 	})
 }
 
 func TestChecksInOrder(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	h.order("o")
 	const noOrder, noToken = "OrderId is required", "Token is required"
-	h.refused(http.StatusUnauthorized, nil, "", "POST", path, input{})
-	h.refused(http.StatusUnauthorized, nil, "", "GET", path, nil)
+	h.Refused(http.StatusUnauthorized, nil, "", "POST", path, input{})
+	h.Refused(http.StatusUnauthorized, nil, "", "GET", path, nil)
 	for _, test := range []struct {
 		body     any
 		messages []string
@@ -111,32 +129,32 @@ func TestChecksInOrder(t *testing.T) {
 		{input{"token": "tok_visa"}, []string{noOrder}},
 		{input{"orderId": "o", "token": strings.Repeat("x", 501)}, []string{"Token is too long"}},
 	} {
-		h.refused(http.StatusUnprocessableEntity, test.messages, "buyer", "POST", path, test.body)
+		h.Refused(http.StatusUnprocessableEntity, test.messages, "buyer", "POST", path, test.body)
 	}
-	h.refused(http.StatusNotFound, []string{"Order not found"}, "buyer", "POST", path, input{"orderId": "unknown", "token": "tok_visa"})
-	h.refused(http.StatusForbidden, nil, "stranger", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+	h.Refused(http.StatusNotFound, []string{"Order not found"}, "buyer", "POST", path, input{"orderId": "unknown", "token": "tok_visa"})
+	h.Refused(http.StatusForbidden, nil, "stranger", "POST", path, input{"orderId": "o", "token": "tok_visa"})
 
 	h.orderUntil("expired", time.Now())
-	h.refused(http.StatusForbidden, nil, "stranger", "POST", path, input{"orderId": "expired", "token": "tok_visa"})
-	h.refused(http.StatusConflict, []string{"Order has expired"}, "buyer", "POST", path, input{"orderId": "expired", "token": "tok_visa"})
+	h.Refused(http.StatusForbidden, nil, "stranger", "POST", path, input{"orderId": "expired", "token": "tok_visa"})
+	h.Refused(http.StatusConflict, []string{"Order has expired"}, "buyer", "POST", path, input{"orderId": "expired", "token": "tok_visa"})
 
-	h.peer.publish(orders.Cancelled{ID: "o", Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+	h.peer.Publish(orders.Cancelled{ID: "o", Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
 	h.answers(http.StatusConflict, "buyer", "o")
-	h.refused(http.StatusConflict, []string{"Cannot pay for a cancelled order"}, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+	h.Refused(http.StatusConflict, []string{"Cannot pay for a cancelled order"}, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
 }
 
 // TestDeclined: a declined payment says why and leaves the order payable.
 func TestDeclined(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	h.order("o")
 	for token, reason := range map[string]string{
 		"tok_chargeDeclined":    "Your card was declined",
 		"tok_insufficientFunds": "Your card has insufficient funds",
 		"tok_unheard_of":        "The payment token is unknown",
 	} {
-		h.refused(http.StatusPaymentRequired, []string{reason}, "buyer", "POST", path, input{"orderId": "o", "token": token})
+		h.Refused(http.StatusPaymentRequired, []string{reason}, "buyer", "POST", path, input{"orderId": "o", "token": token})
 	}
-	h.want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+	h.Want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
 	var statuses []string
 	for _, p := range h.list("buyer", "") {
 		statuses = append(statuses, p.Status)
@@ -150,18 +168,18 @@ func TestDeclined(t *testing.T) {
 // too late leaves the payment pending, and the order is not charged again.
 func TestLateAnswer(t *testing.T) {
 	t.Run("in time", func(t *testing.T) {
-		h := start(t, sqlite(t), "SANDBOX_DELAY=50ms")
+		h := start(t, servicetest.SQLite(t), "SANDBOX_DELAY=50ms")
 		h.order("o")
-		h.want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
+		h.Want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
 	})
 	t.Run("too late", func(t *testing.T) {
-		h := start(t, sqlite(t), "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=100ms")
+		h := start(t, servicetest.SQLite(t), "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=100ms")
 		h.order("o")
-		res := h.want(http.StatusServiceUnavailable, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
-		if res.header.Get("Retry-After") == "" {
-			t.Errorf("%v has no Retry-After", res.header)
+		res := h.Want(http.StatusServiceUnavailable, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
+		if res.Header.Get("Retry-After") == "" {
+			t.Errorf("%v has no Retry-After", res.Header)
 		}
-		h.refused(http.StatusConflict, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+		h.Refused(http.StatusConflict, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
 		if all := h.list("buyer", ""); len(all) != 1 || all[0].Status != "pending" {
 			t.Errorf("payments: %+v", all)
 		}
@@ -177,13 +195,13 @@ func TestParallelPayments(t *testing.T) {
 		var group errgroup.Group
 		for i := range tries {
 			group.Go(func() error {
-				res, err := h.call("buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+				res, err := h.Send(t.Context(), "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
 				switch {
 				case err != nil:
 					return err
-				case res.status == http.StatusCreated:
+				case res.Status == http.StatusCreated:
 					paid.Add(1)
-				case res.status == http.StatusConflict:
+				case res.Status == http.StatusConflict:
 					refused.Add(1)
 				default:
 					return fmt.Errorf("payment %d: %v", i, res)
@@ -201,19 +219,19 @@ func TestParallelPayments(t *testing.T) {
 		if len(all) != 1 {
 			t.Fatalf("payments: %+v", all)
 		}
-		await(h.peer, payments.Captured{ID: all[0].ID, OrderID: "o", Amount: 1999, Currency: "usd"})
+		eventtest.AwaitEqual(h.peer, payments.Captured{ID: all[0].ID, OrderID: "o", Amount: 1999, Currency: "usd"})
 	})
 }
 
 func TestList(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	var ids []string
 	for i := range 3 {
 		id := fmt.Sprint("o", i)
 		h.order(id)
-		res := h.want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": id, "token": "tok_visa"})
+		res := h.Want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": id, "token": "tok_visa"})
 		var p payment
-		if err := json.Unmarshal(res.body, &p); err != nil {
+		if err := json.Unmarshal(res.Body, &p); err != nil {
 			t.Fatal(err)
 		}
 		ids = append(ids, p.ID)
@@ -221,12 +239,12 @@ func TestList(t *testing.T) {
 	next := path + "?limit=2"
 	for i, want := range [][]string{{ids[2], ids[1]}, {ids[0]}} {
 		var page []payment
-		res := h.want(http.StatusOK, &page, "buyer", "GET", next, nil)
+		res := h.Want(http.StatusOK, &page, "buyer", "GET", next, nil)
 		var found []string
 		for _, p := range page {
 			found = append(found, p.ID)
 		}
-		link := res.header.Get("Link")
+		link := res.Header.Get("Link")
 		if !slices.Equal(found, want) || (link != "") != (i == 0) {
 			t.Errorf("page %d: %v, link %q; want %v", i, found, link, want)
 		}
@@ -240,31 +258,34 @@ func TestList(t *testing.T) {
 			t.Errorf("%+v: %+v", none, all)
 		}
 	}
-	h.refused(http.StatusUnprocessableEntity, nil, "buyer", "GET", path+"?limit=0", nil)
+	h.Refused(http.StatusUnprocessableEntity, nil, "buyer", "GET", path+"?limit=0", nil)
 }
 
 // TestBuyerLeaves: a payment is carried on although nobody waits for it.
 func TestBuyerLeaves(t *testing.T) {
-	h := start(t, sqlite(t), "SANDBOX_DELAY=1s")
+	h := start(t, servicetest.SQLite(t), "SANDBOX_DELAY=1s")
 	h.order("o")
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
-		if res, err := h.callContext(ctx, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"}); err == nil {
+		if res, err := h.Send(ctx, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"}); err == nil {
 			t.Errorf("answered before the buyer left: %v", res)
 		}
 	}()
 	var all []payment
-	for deadline := time.Now().Add(patience); len(all) == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		all = h.list("buyer", "") // until the payment is begun
-	}
+	h.Eventually(func() error {
+		if all = h.list("buyer", ""); len(all) == 0 {
+			return errors.New("the payment is not begun")
+		}
+		return nil
+	})
 	leave()
 	<-left
 	if len(all) != 1 || all[0].Status != "pending" {
 		t.Fatalf("payments: %+v", all)
 	}
-	await(h.peer, payments.Captured{ID: all[0].ID, OrderID: "o", Amount: 1999, Currency: "usd"})
+	eventtest.AwaitEqual(h.peer, payments.Captured{ID: all[0].ID, OrderID: "o", Amount: 1999, Currency: "usd"})
 	if all = h.list("buyer", ""); len(all) != 1 || all[0].Status != "captured" {
 		t.Errorf("payments: %+v", all)
 	}

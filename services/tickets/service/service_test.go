@@ -12,16 +12,36 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/eventtest"
+	"github.com/turnstile-go/turnstile/framework/servicetest"
 	"github.com/turnstile-go/turnstile/services/orders"
 	"github.com/turnstile-go/turnstile/services/tickets"
+	"github.com/turnstile-go/turnstile/services/tickets/service"
 )
 
-var foreign = []event.Event{orders.Created{}, orders.Cancelled{}, orders.Completed{}}
+func TestMain(m *testing.M) { servicetest.Main(m) }
 
-func listen(p *peer, l *event.Listener) {
-	hear[tickets.Created](p, l)
-	hear[tickets.Updated](p, l)
-	hear[tickets.Deleted](p, l)
+// harness is the service, whole, with a peer in the place of all other services.
+type harness struct {
+	*servicetest.Service
+	t    *testing.T
+	peer *eventtest.Peer
+}
+
+func start(t *testing.T, on servicetest.Database, environ ...string) *harness {
+	t.Helper()
+	h := &harness{Service: servicetest.Start(t, "tickets", service.Assemble, on, environ...), t: t}
+	h.peer = eventtest.NewPeer(t, h.Broker, orders.Created{}, orders.Cancelled{}, orders.Completed{})
+	eventtest.Hear[tickets.Created](h.peer)
+	eventtest.Hear[tickets.Updated](h.peer)
+	eventtest.Hear[tickets.Deleted](h.peer)
+	h.peer.Start()
+	return h
+}
+
+// onBoth runs a test on each kind of database.
+func onBoth(t *testing.T, test func(t *testing.T, h *harness), environ ...string) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) { test(t, start(t, on, environ...)) })
 }
 
 type ticket struct {
@@ -37,12 +57,12 @@ type input map[string]any
 
 func (h *harness) newTicket(title string) (t ticket) {
 	h.t.Helper()
-	h.want(http.StatusCreated, &t, "seller", "POST", "/api/tickets", input{"title": title, "price": 19.99})
+	h.Want(http.StatusCreated, &t, "seller", "POST", "/api/tickets", input{"title": title, "price": 19.99})
 	return t
 }
 
 func TestCreate(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	for body, price := range map[string]string{
 		`{"title":"Concert","price":19.99}`:                               "19.99",
 		`{"title":"Concert","price":"19.990"}`:                            "19.99",
@@ -51,12 +71,12 @@ func TestCreate(t *testing.T) {
 		`{"title":"Concert","price":1000000}`:                             "1000000",
 	} {
 		var got ticket
-		res := h.want(http.StatusCreated, &got, "seller", "POST", "/api/tickets", body)
-		if got.ID == "" || got.Title != "Concert" || string(got.Price) != price || got.UserID != "seller" || got.Version != 0 || got.OrderID != nil || res.header.Get("ETag") != `"0"` {
-			t.Errorf("%s: %v, %v", body, res, res.header)
+		res := h.Want(http.StatusCreated, &got, "seller", "POST", "/api/tickets", body)
+		if got.ID == "" || got.Title != "Concert" || string(got.Price) != price || got.UserID != "seller" || got.Version != 0 || got.OrderID != nil || res.Header.Get("ETag") != `"0"` {
+			t.Errorf("%s: %v, %v", body, res, res.Header)
 		}
 		var shown ticket
-		h.want(http.StatusOK, &shown, "", "GET", "/api/tickets/"+got.ID, nil)
+		h.Want(http.StatusOK, &shown, "", "GET", "/api/tickets/"+got.ID, nil)
 		if shown != got {
 			t.Errorf("created %+v, shown %+v", got, shown)
 		}
@@ -80,39 +100,39 @@ func TestCreate(t *testing.T) {
 		``:                                                         nil,
 		`[]`:                                                       nil,
 	} {
-		h.refused(http.StatusUnprocessableEntity, messages, "seller", "POST", "/api/tickets", body)
+		h.Refused(http.StatusUnprocessableEntity, messages, "seller", "POST", "/api/tickets", body)
 	}
-	h.refused(http.StatusBadRequest, nil, "seller", "POST", "/api/tickets", `{"title":`)
-	h.refused(http.StatusUnauthorized, nil, "", "POST", "/api/tickets", `{"title":`)
+	h.Refused(http.StatusBadRequest, nil, "seller", "POST", "/api/tickets", `{"title":`)
+	h.Refused(http.StatusUnauthorized, nil, "", "POST", "/api/tickets", `{"title":`)
 }
 
 // TestChecksInOrder: session, body, existence, ownership, state, If-Match.
 func TestChecksInOrder(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	tk := h.newTicket("Concert")
 	path, unknown := "/api/tickets/"+tk.ID, "/api/tickets/00000000-0000-7000-8000-000000000000"
 	good, bad := input{"title": "b", "price": 1}, input{"title": "", "price": 1}
 
-	h.refused(http.StatusUnauthorized, nil, "", "PUT", unknown, bad)
-	h.refused(http.StatusUnauthorized, nil, "", "DELETE", unknown, nil)
-	h.refused(http.StatusUnauthorized, nil, "", "GET", "/api/tickets/mine", nil)
-	h.refused(http.StatusUnprocessableEntity, []string{"Title is required"}, "buyer", "PUT", unknown, bad)
+	h.Refused(http.StatusUnauthorized, nil, "", "PUT", unknown, bad)
+	h.Refused(http.StatusUnauthorized, nil, "", "DELETE", unknown, nil)
+	h.Refused(http.StatusUnauthorized, nil, "", "GET", "/api/tickets/mine", nil)
+	h.Refused(http.StatusUnprocessableEntity, []string{"Title is required"}, "buyer", "PUT", unknown, bad)
 	for _, id := range []string{unknown, "/api/tickets/malformed", "/api/tickets/%00", "/api/tickets/%ff"} {
-		h.refused(http.StatusNotFound, nil, "", "GET", id, nil)
-		h.refused(http.StatusNotFound, nil, "buyer", "PUT", id, good)
-		h.refused(http.StatusNotFound, nil, "buyer", "DELETE", id, nil)
+		h.Refused(http.StatusNotFound, nil, "", "GET", id, nil)
+		h.Refused(http.StatusNotFound, nil, "buyer", "PUT", id, good)
+		h.Refused(http.StatusNotFound, nil, "buyer", "DELETE", id, nil)
 	}
 
-	h.peer.publish(orders.Created{ID: "o", UserID: "buyer", Ticket: orders.Ticket{ID: tk.ID}})
-	await(h.peer, tickets.Updated{ID: tk.ID, Title: "Concert", Price: 1999, UserID: "seller", Version: 1, OrderID: "o"})
-	h.refused(http.StatusForbidden, nil, "buyer", "PUT", path, good)
-	h.refused(http.StatusForbidden, nil, "buyer", "DELETE", path, nil)
-	h.refused(http.StatusConflict, []string{"Cannot edit a reserved ticket"}, "seller", "PUT", path, good, "If-Match", `"0"`)
-	h.refused(http.StatusConflict, []string{"Cannot delete a reserved ticket"}, "seller", "DELETE", path, nil)
+	h.peer.Publish(orders.Created{ID: "o", UserID: "buyer", Ticket: orders.Ticket{ID: tk.ID}})
+	eventtest.AwaitEqual(h.peer, tickets.Updated{ID: tk.ID, Title: "Concert", Price: 1999, UserID: "seller", Version: 1, OrderID: "o"})
+	h.Refused(http.StatusForbidden, nil, "buyer", "PUT", path, good)
+	h.Refused(http.StatusForbidden, nil, "buyer", "DELETE", path, nil)
+	h.Refused(http.StatusConflict, []string{"Cannot edit a reserved ticket"}, "seller", "PUT", path, good, "If-Match", `"0"`)
+	h.Refused(http.StatusConflict, []string{"Cannot delete a reserved ticket"}, "seller", "DELETE", path, nil)
 }
 
 func TestEdit(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	tk := h.newTicket("Concert")
 	path := "/api/tickets/" + tk.ID
 	for _, step := range []struct {
@@ -133,17 +153,17 @@ func TestEdit(t *testing.T) {
 		if step.ifMatch != "" {
 			headers = []string{"If-Match", step.ifMatch}
 		}
-		res := h.want(step.status, nil, "seller", "PUT", path, input{"title": step.title, "price": "19.99"}, headers...)
-		if etag := fmt.Sprintf(`"%d"`, step.version); step.status == http.StatusOK && res.header.Get("ETag") != etag {
-			t.Errorf("%+v: ETag %s", step, res.header.Get("ETag"))
+		res := h.Want(step.status, nil, "seller", "PUT", path, input{"title": step.title, "price": "19.99"}, headers...)
+		if etag := fmt.Sprintf(`"%d"`, step.version); step.status == http.StatusOK && res.Header.Get("ETag") != etag {
+			t.Errorf("%+v: ETag %s", step, res.Header.Get("ETag"))
 		}
 		var got ticket
-		h.want(http.StatusOK, &got, "", "GET", path, nil)
+		h.Want(http.StatusOK, &got, "", "GET", path, nil)
 		if got.Version != step.version {
 			t.Errorf("%+v: %+v", step, got)
 		}
 	}
-	all := await(h.peer, tickets.Updated{ID: tk.ID, Title: "Zoo", Price: 1999, UserID: "seller", Version: 4})
+	all := eventtest.AwaitEqual(h.peer, tickets.Updated{ID: tk.ID, Title: "Zoo", Price: 1999, UserID: "seller", Version: 4})
 	var titles []string
 	for i, u := range all {
 		titles = append(titles, u.Title)
@@ -155,10 +175,10 @@ func TestEdit(t *testing.T) {
 		t.Errorf("events tell of %v, want %v", titles, want)
 	}
 
-	h.want(http.StatusNoContent, nil, "seller", "DELETE", path, nil)
-	h.refused(http.StatusNotFound, nil, "seller", "DELETE", path, nil)
-	h.refused(http.StatusNotFound, nil, "", "GET", path, nil)
-	await(h.peer, tickets.Deleted{ID: tk.ID, Version: 5})
+	h.Want(http.StatusNoContent, nil, "seller", "DELETE", path, nil)
+	h.Refused(http.StatusNotFound, nil, "seller", "DELETE", path, nil)
+	h.Refused(http.StatusNotFound, nil, "", "GET", path, nil)
+	eventtest.AwaitEqual(h.peer, tickets.Deleted{ID: tk.ID, Version: 5})
 }
 
 // TestParallelEdits: versions never repeat or skip, not in answers and not in
@@ -171,12 +191,12 @@ func TestParallelEdits(t *testing.T) {
 		var group errgroup.Group
 		for i := range edits {
 			group.Go(func() error {
-				res, err := h.call("seller", "PUT", "/api/tickets/"+tk.ID, input{"title": fmt.Sprint("Concert ", i), "price": 5})
+				res, err := h.Send(t.Context(), "seller", "PUT", "/api/tickets/"+tk.ID, input{"title": fmt.Sprint("Concert ", i), "price": 5})
 				if err != nil {
 					return err
 				}
 				var got ticket
-				if err := json.Unmarshal(res.body, &got); err != nil || res.status != http.StatusOK || got.Title != fmt.Sprint("Concert ", i) {
+				if err := json.Unmarshal(res.Body, &got); err != nil || res.Status != http.StatusOK || got.Title != fmt.Sprint("Concert ", i) {
 					return fmt.Errorf("edit %d: %v, %w", i, res, err)
 				}
 				versions <- got.Version
@@ -196,8 +216,8 @@ func TestParallelEdits(t *testing.T) {
 			t.Errorf("versions %v", got)
 		}
 		var last ticket
-		h.want(http.StatusOK, &last, "", "GET", "/api/tickets/"+tk.ID, nil)
-		all := await(h.peer, tickets.Updated{ID: tk.ID, Title: last.Title, Price: 500, UserID: "seller", Version: edits})
+		h.Want(http.StatusOK, &last, "", "GET", "/api/tickets/"+tk.ID, nil)
+		all := eventtest.AwaitEqual(h.peer, tickets.Updated{ID: tk.ID, Title: last.Title, Price: 500, UserID: "seller", Version: edits})
 		for i, u := range all {
 			if u.Version != int64(i+1) {
 				t.Errorf("event %d has version %d", i, u.Version)
@@ -212,20 +232,20 @@ func TestLists(t *testing.T) {
 		for _, title := range []string{"Concert A", "Ἀχιλλεύς", "CONCERT B", "100%_!", "concert c"} {
 			ids = append(ids, h.newTicket(title).ID)
 		}
-		h.peer.publish(orders.Created{ID: "o", UserID: "buyer", Ticket: orders.Ticket{ID: ids[2]}})
-		await(h.peer, tickets.Updated{ID: ids[2], Title: "CONCERT B", Price: 1999, UserID: "seller", Version: 1, OrderID: "o"})
+		h.peer.Publish(orders.Created{ID: "o", UserID: "buyer", Ticket: orders.Ticket{ID: ids[2]}})
+		eventtest.AwaitEqual(h.peer, tickets.Updated{ID: ids[2], Title: "CONCERT B", Price: 1999, UserID: "seller", Version: 1, OrderID: "o"})
 
 		list := func(user, path string) (found []int, next string) {
 			t.Helper()
 			var page []ticket
-			res := h.want(http.StatusOK, &page, user, "GET", path, nil)
+			res := h.Want(http.StatusOK, &page, user, "GET", path, nil)
 			for _, tk := range page {
 				found = append(found, slices.Index(ids, tk.ID))
 			}
 			if page == nil {
 				t.Errorf("%s: %v is no list", path, res)
 			}
-			link := res.header.Get("Link")
+			link := res.Header.Get("Link")
 			if link == "" {
 				return found, ""
 			}
@@ -259,7 +279,7 @@ func TestLists(t *testing.T) {
 			}
 		}
 		for _, query := range []string{"limit=0", "limit=201", "limit=x", "cursor=x", "cursor=Ing", "limit=1e1"} {
-			h.refused(http.StatusUnprocessableEntity, nil, "", "GET", "/api/tickets?"+query, nil)
+			h.Refused(http.StatusUnprocessableEntity, nil, "", "GET", "/api/tickets?"+query, nil)
 		}
 	})
 }
@@ -300,7 +320,7 @@ func TestOrders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := start(t, sqlite(t))
+			h := start(t, servicetest.SQLite(t))
 			tk := h.newTicket("Concert")
 			// What another ticket goes through shows that an event without
 			// effect was handled: this listener handles what arrives in order.
@@ -308,23 +328,23 @@ func TestOrders(t *testing.T) {
 			var version, otherVersion int64
 			holder := ""
 			for i, s := range steps {
-				h.peer.publish(s.does(tk.ID, s.order+name))
+				h.peer.Publish(s.does(tk.ID, s.order+name))
 				for _, holds := range s.holds {
 					if holder = holds; holds != "" {
 						holder += name
 					}
 					version++
 					want := tickets.Updated{ID: tk.ID, Title: "Concert", Price: 1999, UserID: "seller", Version: version, OrderID: holder}
-					if all := await(h.peer, want); int64(len(all)) < version || all[version-1] != want {
+					if all := eventtest.AwaitEqual(h.peer, want); int64(len(all)) < version || all[version-1] != want {
 						t.Fatalf("step %d: %+v, want %+v", i, all, want)
 					}
 				}
-				h.peer.publish(orders.Created{ID: fmt.Sprint("other", i), Ticket: orders.Ticket{ID: other.ID}},
+				h.peer.Publish(orders.Created{ID: fmt.Sprint("other", i), Ticket: orders.Ticket{ID: other.ID}},
 					orders.Cancelled{ID: fmt.Sprint("other", i), Ticket: orders.TicketRef{ID: other.ID}, Version: 1})
 				otherVersion += 2
-				await(h.peer, tickets.Updated{ID: other.ID, Title: "Opera", Price: 1999, UserID: "seller", Version: otherVersion})
+				eventtest.AwaitEqual(h.peer, tickets.Updated{ID: other.ID, Title: "Opera", Price: 1999, UserID: "seller", Version: otherVersion})
 				var got ticket
-				h.want(http.StatusOK, &got, "", "GET", "/api/tickets/"+tk.ID, nil)
+				h.Want(http.StatusOK, &got, "", "GET", "/api/tickets/"+tk.ID, nil)
 				held := ""
 				if got.OrderID != nil {
 					held = *got.OrderID
@@ -339,48 +359,48 @@ func TestOrders(t *testing.T) {
 
 // TestSoldIsFinal: a sold ticket is never listed, edited or deleted.
 func TestSoldIsFinal(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	tk := h.newTicket("Concert")
-	h.peer.publish(
+	h.peer.Publish(
 		orders.Created{ID: "o", UserID: "buyer", Ticket: orders.Ticket{ID: tk.ID}},
 		orders.Completed{ID: "o", Ticket: orders.TicketRef{ID: tk.ID}, Version: 1},
 	)
-	await(h.peer, tickets.Updated{ID: tk.ID, Title: "Concert", Price: 1999, UserID: "seller", Version: 2, OrderID: "o"})
-	h.refused(http.StatusConflict, nil, "seller", "PUT", "/api/tickets/"+tk.ID, input{"title": "b", "price": 1})
-	h.refused(http.StatusConflict, nil, "seller", "DELETE", "/api/tickets/"+tk.ID, nil)
+	eventtest.AwaitEqual(h.peer, tickets.Updated{ID: tk.ID, Title: "Concert", Price: 1999, UserID: "seller", Version: 2, OrderID: "o"})
+	h.Refused(http.StatusConflict, nil, "seller", "PUT", "/api/tickets/"+tk.ID, input{"title": "b", "price": 1})
+	h.Refused(http.StatusConflict, nil, "seller", "DELETE", "/api/tickets/"+tk.ID, nil)
 	var listed []ticket
-	if h.want(http.StatusOK, &listed, "", "GET", "/api/tickets", nil); len(listed) > 0 {
+	if h.Want(http.StatusOK, &listed, "", "GET", "/api/tickets", nil); len(listed) > 0 {
 		t.Errorf("listed: %+v", listed)
 	}
-	if h.want(http.StatusOK, &listed, "seller", "GET", "/api/tickets/mine", nil); len(listed) != 1 {
+	if h.Want(http.StatusOK, &listed, "seller", "GET", "/api/tickets/mine", nil); len(listed) != 1 {
 		t.Errorf("the seller's: %+v", listed)
 	}
 }
 
 // TestOrderOfDeletedTicket: orders that come too late stop nothing.
 func TestOrderOfDeletedTicket(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	gone, tk := h.newTicket("Gone"), h.newTicket("Concert")
-	h.want(http.StatusNoContent, nil, "seller", "DELETE", "/api/tickets/"+gone.ID, nil)
-	h.peer.publish(
+	h.Want(http.StatusNoContent, nil, "seller", "DELETE", "/api/tickets/"+gone.ID, nil)
+	h.peer.Publish(
 		orders.Created{ID: "a", Ticket: orders.Ticket{ID: gone.ID}},
 		orders.Completed{ID: "a", Ticket: orders.TicketRef{ID: gone.ID}, Version: 1},
 		orders.Cancelled{ID: "b", Ticket: orders.TicketRef{ID: gone.ID}, Version: 1},
 		orders.Created{ID: "a2", Ticket: orders.Ticket{ID: tk.ID}},
 	)
-	await(h.peer, tickets.Updated{ID: tk.ID, Title: "Concert", Price: 1999, UserID: "seller", Version: 1, OrderID: "a2"})
-	h.refused(http.StatusNotFound, nil, "", "GET", "/api/tickets/"+gone.ID, nil)
+	eventtest.AwaitEqual(h.peer, tickets.Updated{ID: tk.ID, Title: "Concert", Price: 1999, UserID: "seller", Version: 1, OrderID: "a2"})
+	h.Refused(http.StatusNotFound, nil, "", "GET", "/api/tickets/"+gone.ID, nil)
 }
 
 func TestDescription(t *testing.T) {
-	h := start(t, sqlite(t))
+	h := start(t, servicetest.SQLite(t))
 	var document struct {
 		OpenAPI string
 		Paths   map[string]any
 	}
-	h.want(http.StatusOK, &document, "", "GET", "/api/tickets/openapi.json", nil)
+	h.Want(http.StatusOK, &document, "", "GET", "/api/tickets/openapi.json", nil)
 	if !strings.HasPrefix(document.OpenAPI, "3.1") || len(document.Paths) != 3 {
 		t.Errorf("%+v", document)
 	}
-	h.want(http.StatusOK, nil, "", "GET", "/api/tickets/docs", nil)
+	h.Want(http.StatusOK, nil, "", "GET", "/api/tickets/docs", nil)
 }
