@@ -17,6 +17,16 @@ type Migrations struct {
 	SQLite   fs.FS // the same as Postgres where one text does for both
 }
 
+// MigrationsIn returns the migrations in the folder dir of files, whose text
+// does for both databases. It panics if dir is not a valid path of an [fs.FS].
+func MigrationsIn(files fs.FS, dir, table string) Migrations {
+	sub, err := fs.Sub(files, dir)
+	if err != nil {
+		panic(fmt.Sprintf("database: migrations in %q: %v", dir, err))
+	}
+	return Migrations{Table: table, Postgres: sub, SQLite: sub}
+}
+
 // migrate takes the steps that are missing. Several processes may do so at
 // once: on PostgreSQL they queue for an advisory lock, on SQLite the one that
 // lost the race looks again.

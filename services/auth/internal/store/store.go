@@ -9,7 +9,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/turnstile-go/turnstile/framework/database"
@@ -22,11 +21,7 @@ var files embed.FS
 
 // Migrations are the steps to the newest schema.
 func Migrations() database.Migrations {
-	dir, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant
-	}
-	return database.Migrations{Table: "auth_schema", Postgres: dir, SQLite: dir}
+	return database.MigrationsIn(files, "migrations", "auth_schema")
 }
 
 var (
@@ -80,25 +75,21 @@ func FirstKey(ctx context.Context, tx *database.Tx, k session.Key, now time.Time
 
 // Keys lists the signing keys, the newest, which signs, first.
 func Keys(ctx context.Context, q database.Querier) ([]session.Key, error) {
-	rows, err := q.QueryContext(ctx, `SELECT id, seed FROM signing_keys ORDER BY generation DESC`)
+	keys, err := database.QueryAll(ctx, q, scanKey, `SELECT id, seed FROM signing_keys ORDER BY generation DESC`)
 	if err != nil {
 		return nil, fmt.Errorf("list signing keys: %w", err)
 	}
-	defer rows.Close()
-	var keys []session.Key
-	for rows.Next() {
-		var id, text string
-		if err := rows.Scan(&id, &text); err != nil {
-			return nil, fmt.Errorf("list signing keys: %w", err)
-		}
-		seed, err := base64.StdEncoding.DecodeString(text)
-		if err != nil || len(seed) != ed25519.SeedSize {
-			return nil, fmt.Errorf("signing key %s is damaged", id)
-		}
-		keys = append(keys, session.Key{ID: id, Private: ed25519.NewKeyFromSeed(seed)})
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list signing keys: %w", err)
-	}
 	return keys, nil
+}
+
+func scanKey(row database.Row) (session.Key, error) {
+	var id, text string
+	if err := row.Scan(&id, &text); err != nil {
+		return session.Key{}, err
+	}
+	seed, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return session.Key{}, fmt.Errorf("signing key %s is damaged", id)
+	}
+	return session.Key{ID: id, Private: ed25519.NewKeyFromSeed(seed)}, nil
 }

@@ -8,7 +8,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/turnstile-go/turnstile/framework/database"
@@ -20,11 +19,7 @@ var files embed.FS
 
 // Migrations are the steps to the newest schema.
 func Migrations() database.Migrations {
-	dir, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant
-	}
-	return database.Migrations{Table: "orders_schema", Postgres: dir, SQLite: dir}
+	return database.MigrationsIn(files, "migrations", "orders_schema")
 }
 
 // ErrNotFound says that there is no order, or no ticket, with an id.
@@ -163,28 +158,17 @@ func Holder(ctx context.Context, q database.Querier, ticket string) (id string, 
 
 // List lists at most limit orders of a buyer, newest first, beginning after
 // the order with the id after.
-func List(ctx context.Context, q database.Querier, user, after string, limit int) (all []order.Order, err error) {
-	rows, err := q.QueryContext(ctx, `
+func List(ctx context.Context, q database.Querier, user, after string, limit int) ([]order.Order, error) {
+	all, err := database.QueryAll(ctx, q, scan, `
 		SELECT `+columns+` FROM orders WHERE user_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3`,
 		user, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list orders: %w", err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		o, err := scan(rows)
-		if err != nil {
-			return nil, fmt.Errorf("list orders: %w", err)
-		}
-		all = append(all, o)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list orders: %w", err)
-	}
 	return all, nil
 }
 
-func scan(row interface{ Scan(...any) error }) (o order.Order, err error) {
+func scan(row database.Row) (o order.Order, err error) {
 	var expires int64
 	err = row.Scan(&o.ID, &o.UserID, &o.Status, &expires, &o.Version,
 		&o.Ticket.ID, &o.Ticket.Title, &o.Ticket.Price, &o.PaymentID)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,11 +28,7 @@ var files embed.FS
 
 // Migrations are the steps to the newest schema of the sandbox's ledger.
 func Migrations() database.Migrations {
-	dir, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant
-	}
-	return database.Migrations{Table: "sandbox_schema", Postgres: dir, SQLite: dir}
+	return database.MigrationsIn(files, "migrations", "sandbox_schema")
 }
 
 // Provider is the sandbox.

@@ -8,7 +8,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/turnstile-go/turnstile/framework/database"
@@ -20,11 +19,7 @@ var files embed.FS
 
 // Migrations are the steps to the newest schema.
 func Migrations() database.Migrations {
-	dir, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant
-	}
-	return database.Migrations{Table: "payments_schema", Postgres: dir, SQLite: dir}
+	return database.MigrationsIn(files, "migrations", "payments_schema")
 }
 
 // ErrNotFound says that there is no order, or no payment, with an id.
@@ -115,8 +110,8 @@ func Settle(ctx context.Context, tx *database.Tx, p payment.Payment) (now paymen
 
 // List lists at most limit payments of a user, newest first, beginning after
 // the payment with the id after. With an order, only those for it.
-func List(ctx context.Context, q database.Querier, user, order, after string, limit int) (all []payment.Payment, err error) {
-	rows, err := q.QueryContext(ctx, `
+func List(ctx context.Context, q database.Querier, user, order, after string, limit int) ([]payment.Payment, error) {
+	all, err := database.QueryAll(ctx, q, scan, `
 		SELECT `+columns+` FROM payments
 		WHERE user_id = $1 AND ($2 = '' OR order_id = $2) AND id < $3
 		ORDER BY id DESC LIMIT $4`,
@@ -124,21 +119,10 @@ func List(ctx context.Context, q database.Querier, user, order, after string, li
 	if err != nil {
 		return nil, fmt.Errorf("list payments: %w", err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		p, err := scan(rows)
-		if err != nil {
-			return nil, fmt.Errorf("list payments: %w", err)
-		}
-		all = append(all, p)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list payments: %w", err)
-	}
 	return all, nil
 }
 
-func scan(row interface{ Scan(...any) error }) (p payment.Payment, err error) {
+func scan(row database.Row) (p payment.Payment, err error) {
 	err = row.Scan(&p.ID, &p.OrderID, &p.UserID, &p.Amount, &p.Currency, &p.Status, &p.Token, &p.ChargeID, &p.Reason)
 	return p, notFound(err)
 }

@@ -7,7 +7,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"unicode/utf8"
 
@@ -20,11 +19,7 @@ var files embed.FS
 
 // Migrations are the steps to the newest schema.
 func Migrations() database.Migrations {
-	dir, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant
-	}
-	return database.Migrations{Table: "tickets_schema", Postgres: dir, SQLite: dir}
+	return database.MigrationsIn(files, "migrations", "tickets_schema")
 }
 
 // ErrNotFound says that there is no ticket with an id.
@@ -93,11 +88,11 @@ func ForSale(ctx context.Context, q database.Querier, query, after string, limit
 	if utf8.RuneCountInString(query) > ticket.MaxTitle {
 		return nil, nil // no title is that long, but a pattern can be too long for SQLite
 	}
-	return list(q.QueryContext(ctx, `
+	return list(ctx, q, `
 		SELECT `+columns+` FROM tickets
 		WHERE order_id = '' AND id < $1 AND title_folded LIKE $2 ESCAPE '!'
 		ORDER BY id DESC LIMIT $3`,
-		after, "%"+literal.Replace(ticket.Fold(query))+"%", limit))
+		after, "%"+literal.Replace(ticket.Fold(query))+"%", limit)
 }
 
 // literal takes the meaning from what means something to LIKE.
@@ -106,10 +101,10 @@ var literal = strings.NewReplacer("!", "!!", "%", "!%", "_", "!_")
 // Owned lists at most limit tickets of a seller, in every state, newest first,
 // beginning after the ticket with the id after.
 func Owned(ctx context.Context, q database.Querier, user, after string, limit int) ([]ticket.Ticket, error) {
-	return list(q.QueryContext(ctx, `
+	return list(ctx, q, `
 		SELECT `+columns+` FROM tickets WHERE user_id = $1 AND id < $2
 		ORDER BY id DESC LIMIT $3`,
-		user, after, limit))
+		user, after, limit)
 }
 
 // Wait notes that an order waits for a ticket which the transaction has locked.
@@ -142,26 +137,15 @@ func Waiting(ctx context.Context, q database.Querier, id string) (order string, 
 	return order, nil
 }
 
-func list(rows *sql.Rows, err error) ([]ticket.Ticket, error) {
+func list(ctx context.Context, q database.Querier, query string, args ...any) ([]ticket.Ticket, error) {
+	all, err := database.QueryAll(ctx, q, scan, query, args...)
 	if err != nil {
-		return nil, fmt.Errorf("list tickets: %w", err)
-	}
-	defer rows.Close()
-	var all []ticket.Ticket
-	for rows.Next() {
-		t, err := scan(rows)
-		if err != nil {
-			return nil, fmt.Errorf("list tickets: %w", err)
-		}
-		all = append(all, t)
-	}
-	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("list tickets: %w", err)
 	}
 	return all, nil
 }
 
-func scan(row interface{ Scan(...any) error }) (t ticket.Ticket, err error) {
+func scan(row database.Row) (t ticket.Ticket, err error) {
 	var sold int
 	err = row.Scan(&t.ID, &t.Title, &t.Price, &t.UserID, &t.Version, &t.OrderID, &sold)
 	if errors.Is(err, sql.ErrNoRows) {
