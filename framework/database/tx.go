@@ -189,7 +189,7 @@ var transactionWords = []string{"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "
 // firstWord skips white space and comments.
 func firstWord(q string) (word, rest string) {
 	for {
-		q = strings.TrimLeft(q, " \t\r\n\f\v;")
+		q = strings.TrimLeft(q, " \t\r\n\f\v;\ufeff")
 		switch {
 		case strings.HasPrefix(q, "--"):
 			_, q, _ = strings.Cut(q, "\n")
@@ -216,7 +216,7 @@ func nextStatement(q string) int {
 				return -1
 			}
 			return i + 1
-		case c == '\'' || c == '"':
+		case c == '\'' || c == '"' || c == '`':
 			end := strings.IndexByte(q[i+1:], c)
 			if end < 0 {
 				return -1
