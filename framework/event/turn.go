@@ -449,7 +449,7 @@ func (t *turn) duplicate(c *cursor, a *arrival) {
 	t.counts.forks++
 	t.letters = append(t.letters, letter{
 		c.rowKey, a.Sequence, letterFork,
-		fmt.Sprintf("number %d is event %s here and event %s from %s: the producer's history was rewound", a.Sequence, c.EventID, a.ID, a.Source),
+		storable(fmt.Sprintf("number %d is event %s here and event %s from %s: the producer's history was rewound", a.Sequence, c.EventID, a.ID, a.Source)),
 		string(a.body), t.now,
 	})
 }
