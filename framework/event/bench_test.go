@@ -177,6 +177,7 @@ func run(t *testing.T, c *event.Client) (stop func()) {
 // message is a CloudEvent as another service would send it.
 type message struct {
 	typ, key, id string
+	source       string
 	seq          int
 	previous     time.Time
 	data         any
@@ -189,11 +190,14 @@ func (m message) body() []byte {
 	if m.id == "" {
 		m.id = fmt.Sprintf("%s-%d", m.key, m.seq)
 	}
+	if m.source == "" {
+		m.source = "front"
+	}
 	if m.data == nil {
 		m.data = ping{Key: m.key, Value: m.seq}
 	}
 	attributes := map[string]any{
-		"specversion": "1.0", "id": m.id, "source": "front", "type": m.typ, "subject": m.key,
+		"specversion": "1.0", "id": m.id, "source": m.source, "type": m.typ, "subject": m.key,
 		"time": time.Now().UTC(), "sequence": fmt.Sprint(m.seq), "data": m.data,
 	}
 	if !m.previous.IsZero() {

@@ -2,7 +2,9 @@ package event_test
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -110,6 +112,9 @@ func TestGapIsReportedUntilItCloses(t *testing.T) {
 				eventually(t, "the end of the letter", func() bool { return len(letters(t, db)) == 0 })
 				if got := applied(t, db, "a"); !slices.Equal(got, upTo(4)) {
 					t.Errorf("applied %v", got)
+				}
+				if err := event.Skip(t.Context(), db, letter); err == nil {
+					t.Error("one can skip a gap that has closed")
 				}
 			})
 		})
@@ -377,6 +382,277 @@ func TestBatchThatDeadlocksIsDoneOneByOne(t *testing.T) {
 		receive(t, two, "an acknowledgement")
 		if n := count(t.Context(), db, "effect WHERE value = 1"); n != 2 {
 			t.Errorf("%d effects of first attempts, want 2", n)
+		}
+	})
+}
+
+// A batch is one transaction with a handful of statements, however large it is.
+func TestStatementsDoNotGrowWithTheBatch(t *testing.T) {
+	onBothURLs(t, func(t *testing.T, url string) {
+		db, s := openSpied(t, url)
+		b := &hand{}
+		var entered, proceed chan struct{}
+		l := event.NewListener(db, "back")
+		event.Handle(l, func(_ context.Context, _ *database.Tx, m *event.Message[ping]) error {
+			if m.Key == "slow" {
+				entered <- struct{}{}
+				<-proceed
+			}
+			return nil
+		})
+		config := quick
+		config.Workers, config.Batch = 1, 1000
+		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+		slow := 0
+		cost := func(name string, n int) (begins, statements int64) {
+			entered, proceed = make(chan struct{}), make(chan struct{})
+			slow++
+			b.deliver(t, "pings", message{key: "slow", seq: slow}.body(), false)
+			receive(t, entered, "the slow handler")
+			var acks []chan struct{}
+			for i := range n {
+				// Two events of a key each, and one that has to wait.
+				for _, seq := range []int{1, 2, 4} {
+					acks = append(acks, b.deliver(t, "pings", message{key: fmt.Sprint(name, i), seq: seq}.body(), false))
+				}
+			}
+			begins, statements = s.begins.Load(), s.statements.Load()
+			close(proceed)
+			for _, a := range acks {
+				receive(t, a, "an acknowledgement")
+			}
+			return s.begins.Load() - begins, s.statements.Load() - statements
+		}
+		b1, s1 := cost("few", 1)
+		b2, s2 := cost("many", 70)
+		// The sweep, the relay and the schedule look about meanwhile.
+		const others = 12
+		if b2 > b1+others || s2 > s1+others {
+			t.Errorf("3 events: %d transactions and %d statements; 210 events: %d and %d", b1, s1, b2, s2)
+		}
+	})
+}
+
+// In a batch in which one fails, the others take effect all the same.
+func TestOneFailureInABatch(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		b := &hand{}
+		entered, proceed := make(chan struct{}), make(chan struct{})
+		config := quick
+		config.Workers = 1
+		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
+			switch m.Key {
+			case "slow":
+				close(entered)
+				<-proceed
+			case "k3":
+				return event.Dead(errors.New("poison"))
+			}
+			return nil
+		}), event.Telemetry{}))
+		b.deliver(t, "pings", message{key: "slow", seq: 1}.body(), false)
+		receive(t, entered, "the slow handler")
+		var acks []chan struct{}
+		for i := range 8 {
+			acks = append(acks, b.deliver(t, "pings", message{key: fmt.Sprint("k", i), seq: 1}.body(), false))
+		}
+		close(proceed)
+		for _, a := range acks {
+			receive(t, a, "an acknowledgement")
+		}
+		for i := range 8 {
+			if got := len(applied(t, db, fmt.Sprint("k", i))); (got == 1) != (i != 3) {
+				t.Errorf("k%d has %d effects", i, got)
+			}
+		}
+		if l := letters(t, db); len(l) != 1 || l[0].Key != "k3" {
+			t.Errorf("letters %v", l)
+		}
+	})
+}
+
+// Messages that are no events are kept for people and hold nothing up; so is a
+// number that was given to two events.
+func TestMalformedMessagesAndForks(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		b := &hand{}
+		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+		malformed := []string{
+			"", "not JSON", "\xff\xfe", "a\x00b", `{"specversion":"1.0"}`,
+			`{"specversion":"0.3","id":"x","type":"ping","subject":"a","sequence":"1"}`,
+			`{"specversion":"1.0","id":"x","type":"ping","subject":"a","sequence":"0"}`,
+			`{"specversion":"1.0","id":"x","type":"ping","subject":"a","sequence":"9223372036854775808"}`,
+			`{"specversion":"1.0","id":"x","type":"ping","subject":"a\u0000b","sequence":"1"}`,
+			`{"specversion":"1.0","id":"x","type":"ping","subject":"a","sequence":"1","time":"\u0000"}`,
+		}
+		for _, body := range malformed {
+			receive(t, b.deliver(t, "pings", []byte(body), false), "an acknowledgement")
+		}
+		found := letters(t, db)
+		if len(found) != len(malformed) {
+			t.Errorf("%d letters for %d malformed messages: %v", len(found), len(malformed), found)
+		}
+		for _, l := range found {
+			if l.Kind != "malformed" || l.Error == "" || l.Stream != "pings" {
+				t.Errorf("the letter is %+v", l)
+			}
+			if err := event.Skip(t.Context(), db, l); err != nil {
+				t.Error(err)
+			}
+		}
+		if l := letters(t, db); len(l) != 0 {
+			t.Errorf("letters stay: %v", l)
+		}
+
+		// Data that does not decode is the event's own trouble.
+		receive(t, b.deliver(t, "pings", message{key: "odd", seq: 1, data: "text"}.body(), false), "an acknowledgement")
+		if l := awaitLetter(t, db, "dead"); l.Key != "odd" {
+			t.Errorf("dead is %+v", l)
+		}
+
+		receive(t, b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false), "an acknowledgement")
+		receive(t, b.deliver(t, "pings", message{key: "a", seq: 1}.body(), true), "an acknowledgement")
+		receive(t, b.deliver(t, "pings", message{key: "a", seq: 1, id: "another", source: "a\x00b"}.body(), false), "an acknowledgement")
+		if l := awaitLetter(t, db, "fork"); l.Key != "a" || l.Sequence != 1 || !strings.Contains(l.Error, "another") {
+			t.Errorf("the fork is %+v", l)
+		}
+		receive(t, b.deliver(t, "pings", message{key: "a", seq: 2}.body(), false), "an acknowledgement")
+		if got := applied(t, db, "a"); !slices.Equal(got, upTo(2)) {
+			t.Errorf("applied %v", got)
+		}
+	})
+}
+
+// A group that comes late takes as a key's start what was numbered before its
+// time, and nothing else.
+func TestLateGroupAdopts(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		b := &hand{}
+		config := quick
+		config.GapTimeout = 50 * time.Millisecond
+		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+		long, recent := time.Now().Add(-time.Hour), time.Now().Add(-time.Second)
+		for _, m := range []message{
+			{key: "late", seq: 7, previous: long}, {key: "late", seq: 8, previous: recent},
+			{key: "recent", seq: 2, previous: recent},
+			{key: "unknown", seq: 2},
+			{key: "known", seq: 1}, {key: "known", seq: 5, previous: long},
+		} {
+			receive(t, b.deliver(t, "pings", m.body(), false), "an acknowledgement")
+		}
+		eventually(t, "the adopted events", func() bool { return len(applied(t, db, "late")) == 2 })
+		eventually(t, "three gaps", func() bool { return len(letters(t, db)) == 3 })
+		if got := applied(t, db, "late"); !slices.Equal(got, []int64{7, 8}) {
+			t.Errorf("late: applied %v", got)
+		}
+		for _, key := range []string{"recent", "unknown"} {
+			if got := applied(t, db, key); len(got) != 0 {
+				t.Errorf("%s: applied %v without number 1", key, got)
+			}
+			receive(t, b.deliver(t, "pings", message{key: key, seq: 1}.body(), false), "an acknowledgement")
+			eventually(t, "both", func() bool { return len(applied(t, db, key)) == 2 })
+			if got := applied(t, db, key); !slices.Equal(got, upTo(2)) {
+				t.Errorf("%s: applied %v", key, got)
+			}
+		}
+		// What came before the adopted start is a duplicate.
+		receive(t, b.deliver(t, "pings", message{key: "late", seq: 6}.body(), false), "an acknowledgement")
+		if got := applied(t, db, "late"); len(got) != 2 {
+			t.Errorf("late: applied %v", got)
+		}
+	})
+}
+
+// During a rolling update an older member leaves to the newer ones what only
+// they can handle; a type that is ignored, or that nobody handles, is passed.
+func TestTypesThatOnlyNewerMembersHandle(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		older, newer := &hand{}, &hand{}
+		full := recorder(db, nil)
+		event.Handle(full, func(ctx context.Context, tx *database.Tx, m *event.Message[novel]) error {
+			return record(ctx, tx, "back", m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value)
+		})
+		stop := run(t, event.NewClient(quick, newer, event.NewOutbox(db, "back"), full, event.Telemetry{}))
+		newer.member(t, "pings")
+		stop()
+
+		run(t, event.NewClient(quick, older, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+		for seq, typ := range []string{"ping", "odd", "novel", "ping", "novel"} {
+			receive(t, older.deliver(t, "pings", message{typ: typ, key: "a", seq: seq + 1}.body(), false), "an acknowledgement")
+		}
+		if got := applied(t, db, "a"); !slices.Equal(got, upTo(1)) {
+			t.Errorf("the older member applied %v", got)
+		}
+		full = recorder(db, nil)
+		event.Handle(full, func(ctx context.Context, tx *database.Tx, m *event.Message[novel]) error {
+			return record(ctx, tx, "back", m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value)
+		})
+		stop = run(t, event.NewClient(quick, newer, event.NewOutbox(db, "back"), full, event.Telemetry{}))
+		eventually(t, "all effects", func() bool { return len(applied(t, db, "a")) == 4 })
+		if got := applied(t, db, "a"); !slices.Equal(got, []int64{1, 3, 4, 5}) {
+			t.Errorf("applied %v", got)
+		}
+		stop()
+
+		// A version that gives the type up says so.
+		ignoring := recorder(db, nil)
+		event.Ignore[novel](ignoring)
+		b := &hand{}
+		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), ignoring, event.Telemetry{}))
+		receive(t, b.deliver(t, "pings", message{typ: "novel", key: "b", seq: 1}.body(), false), "an acknowledgement")
+		receive(t, older.deliver(t, "pings", message{typ: "novel", key: "b", seq: 2}.body(), false), "an acknowledgement")
+		receive(t, older.deliver(t, "pings", message{key: "b", seq: 3}.body(), false), "an acknowledgement")
+		if got := applied(t, db, "b"); !slices.Equal(got, []int64{3}) {
+			t.Errorf("applied %v", got)
+		}
+	})
+}
+
+// A handler that ends its process is counted once the event is redelivered, and
+// comes to an end as any other.
+func TestHandlerThatKillsItsProcess(t *testing.T) {
+	onBothURLs(t, func(t *testing.T, url string) {
+		db, err := database.New(database.Config{URL: url, Wrap: func(c driver.Connector) driver.Connector { return fragile{Connector: c} }}, event.Migrations(), effects())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = db.Close() })
+		if err := db.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		body := message{key: "a", seq: 1}.body()
+		deaths := 0
+		for len(letters(t, db)) == 0 {
+			p, ctx := newProcess(t.Context())
+			b := &hand{}
+			l := event.NewListener(db, "back")
+			killed := make(chan struct{})
+			event.Handle(l, func(ctx context.Context, _ *database.Tx, m *event.Message[ping]) error {
+				deaths++
+				p.crash()
+				close(killed)
+				return ctx.Err()
+			})
+			c := event.NewClient(quick, b, event.NewOutbox(db, "back"), l, event.Telemetry{})
+			done := make(chan error, 1)
+			go func() { done <- c.Run(ctx) }()
+			b.deliver(t, "pings", body, deaths > 0)
+			eventually(t, "a death, or the end of it", func() bool {
+				select {
+				case <-killed:
+					return true
+				default:
+					return len(letters(t, db)) > 0
+				}
+			})
+			p.crash()
+			receive(t, done, "the end of the process")
+			if deaths > 2*quick.Attempts {
+				t.Fatalf("%d deaths and no end", deaths)
+			}
+		}
+		if l := letters(t, db); len(l) != 1 || l[0].Kind != "dead" || l[0].Attempts != quick.Attempts {
+			t.Errorf("letters %+v after %d deaths", l, deaths)
 		}
 	})
 }

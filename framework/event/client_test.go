@@ -1,0 +1,279 @@
+package event_test
+
+import (
+	"context"
+	"database/sql/driver"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.uber.org/goleak"
+
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/database/databasetest"
+	"github.com/turnstile-go/turnstile/framework/event"
+)
+
+// A service that stops finishes what its handlers are at, and sends what they
+// published.
+func TestDrain(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		b := &hand{answers: true}
+		o := event.NewOutbox(db, "back", pong{})
+		l := event.NewListener(db, "back")
+		entered, proceed := make(chan struct{}), make(chan struct{})
+		event.Handle(l, func(ctx context.Context, tx *database.Tx, m *event.Message[ping]) error {
+			close(entered)
+			<-proceed
+			if err := record(ctx, tx, "back", m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value); err != nil {
+				return err
+			}
+			return o.Publish(ctx, tx, pong{m.Key, m.Data.Value})
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- event.NewClient(quick, b, o, l, event.Telemetry{}).Run(ctx) }()
+		acked := b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false)
+		receive(t, entered, "the handler")
+		stop()
+		select {
+		case <-done:
+			t.Error("Run returns while a handler is running")
+		case <-time.After(50 * time.Millisecond):
+		}
+		close(proceed)
+		if err := receive(t, done, "the end of Run"); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		receive(t, acked, "the acknowledgement")
+		if got := applied(t, db, "a"); !slices.Equal(got, upTo(1)) {
+			t.Errorf("applied %v", got)
+		}
+		if p := receive(t, b.current().published, "the pong"); p.stream != "pongs" {
+			t.Errorf("sent on %s", p.stream)
+		}
+		if n := count(t.Context(), db, "event_outbox WHERE sent_at IS NULL"); n != 0 {
+			t.Errorf("%d events were not sent", n)
+		}
+	})
+}
+
+// A handler that does not end holds a stopping service up for DrainTimeout; its
+// event comes again.
+func TestDrainHasALimit(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		b := &hand{answers: true}
+		entered := make(chan struct{})
+		l := event.NewListener(db, "back")
+		event.Handle(l, func(ctx context.Context, _ *database.Tx, m *event.Message[ping]) error {
+			close(entered)
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		config := quick
+		config.HandlerTimeout, config.DrainTimeout = time.Hour, 50*time.Millisecond
+		stop := run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+		acked := b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false)
+		receive(t, entered, "the handler")
+		stop()
+		select {
+		case <-acked:
+			t.Error("it is acknowledged")
+		default:
+		}
+	})
+}
+
+// The checks name the broker and every subscription, and say that the service
+// can go on without them.
+func TestReadyWithoutABroker(t *testing.T) {
+	db := databasetest.SQLite(t, event.Migrations(), effects())
+	b := &hand{refuse: errors.New("nobody there"), answers: true}
+	o := event.NewOutbox(db, "front", ping{})
+	l := recorder(db, nil)
+	event.Handle(l, func(context.Context, *database.Tx, *event.Message[pong]) error { return nil })
+	c := event.NewClient(quick, b, o, l, event.Telemetry{})
+	degraded := func() (names []string) {
+		for name, err := range c.Ready() {
+			if err == nil {
+				continue
+			}
+			names = append(names, name)
+			if d, ok := errors.AsType[interface {
+				error
+				Degraded() bool
+			}](err); !ok || !d.Degraded() {
+				t.Errorf("%s: %v does not say that the service can go on", name, err)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	all := []string{"broker", "subscription pings", "subscription pongs"}
+	if got := slices.Sorted(maps.Keys(c.Ready())); !slices.Equal(got, all) {
+		t.Errorf("the checks are %v, want %v", got, all)
+	}
+	if got := degraded(); !slices.Equal(got, all) {
+		t.Errorf("before the start %v are not ready", got)
+	}
+	run(t, c)
+	eventually(t, "some tries", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.connects > 1 })
+	if got := degraded(); !slices.Equal(got, all) {
+		t.Errorf("without a broker %v are not ready", got)
+	}
+	publish(t, db, o, ping{"a", 1}) // it waits in the outbox
+
+	b.mu.Lock()
+	b.refuse = nil
+	b.mu.Unlock()
+	eventually(t, "readiness", func() bool { return len(degraded()) == 0 })
+	receive(t, b.current().published, "what waited")
+
+	b.mu.Lock()
+	b.refuse = errors.New("nobody there")
+	s := b.session
+	b.mu.Unlock()
+	_ = s.Close()
+	eventually(t, "the loss", func() bool { return len(degraded()) == 3 })
+}
+
+// away is a connector whose database can be away.
+type away struct {
+	driver.Connector
+	is *atomic.Bool
+}
+
+func (a away) Connect(ctx context.Context) (driver.Conn, error) {
+	if a.is.Load() {
+		return nil, driver.ErrBadConn
+	}
+	return a.Connector.Connect(ctx)
+}
+
+// A client can be started before its database answers, and is there when it does.
+func TestDatabaseDownAtStart(t *testing.T) {
+	onBothURLs(t, func(t *testing.T, url string) {
+		prepared, _ := openSpied(t, url)
+		down := new(atomic.Bool)
+		down.Store(true)
+		db, err := database.New(database.Config{URL: url, Wrap: func(c driver.Connector) driver.Connector { return away{c, down} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = db.Close() })
+		b := &hand{}
+		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+		if b.current() != nil {
+			t.Error("there is a session before the group is on record")
+		}
+		down.Store(false)
+		receive(t, b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false), "an acknowledgement")
+		if got := applied(t, prepared, "a"); !slices.Equal(got, upTo(1)) {
+			t.Errorf("applied %v", got)
+		}
+	})
+}
+
+func TestDescribe(t *testing.T) {
+	db := databasetest.SQLite(t)
+	l := event.NewListener(db, "back")
+	event.Handle(l, func(context.Context, *database.Tx, *event.Message[ping]) error { return nil })
+	event.Ignore[novel](l)
+	c := event.NewClient(event.Config{}, &hand{}, event.NewOutbox(db, "back", pong{}, measured{}), l, event.Telemetry{})
+	b, err := json.Marshal(c.Describe())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string][]struct {
+		Stream, Type, Group string
+		Schema              struct {
+			Properties map[string]any
+		}
+	}
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, what := range []string{"publishes", "listens"} {
+		for _, d := range got[what] {
+			lines = append(lines, strings.Join(append([]string{what, d.Stream, d.Type, d.Group}, slices.Sorted(maps.Keys(d.Schema.Properties))...), " "))
+		}
+	}
+	want := []string{"publishes pings measured  key text value", "publishes pongs pong  key value", "listens pings ping back key value"}
+	if !slices.Equal(lines, want) {
+		t.Errorf("described %q, want %q", lines, want)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	db := databasetest.SQLite(t, event.Migrations(), effects())
+	reader := metric.NewManualReader()
+	provider := metric.NewMeterProvider(metric.WithReader(reader))
+	defer func() { _ = provider.Shutdown(context.Background()) }()
+	b := &hand{answers: true}
+	o := event.NewOutbox(db, "back", pong{})
+	run(t, event.NewClient(quick, b, o, recorder(db, func(m *event.Message[ping]) error {
+		if m.Key == "dead" {
+			return event.Dead(errors.New("poison"))
+		}
+		return nil
+	}), event.Telemetry{Meter: provider}))
+	publish(t, db, o, pong{"a", 1})
+	for _, m := range []message{{key: "a", seq: 1}, {key: "a", seq: 1}, {key: "a", seq: 3}, {key: "a", seq: 2}, {key: "dead", seq: 1}} {
+		receive(t, b.deliver(t, "pings", m.body(), false), "an acknowledgement")
+	}
+	eventually(t, "the mark", func() bool { return count(t.Context(), db, "event_outbox WHERE sent_at IS NULL") == 0 })
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	sums := map[string]int64{}
+	for _, s := range all.ScopeMetrics {
+		for _, m := range s.Metrics {
+			sums[m.Name] += 0
+			if data, ok := m.Data.(metricdata.Sum[int64]); ok {
+				for _, p := range data.DataPoints {
+					sums[m.Name] += p.Value
+				}
+			}
+		}
+	}
+	for name, want := range map[string]int64{
+		"messaging.client.sent.messages": 1, "messaging.client.consumed.messages": 5,
+		"turnstile.event.handled": 3, "turnstile.event.failures": 1,
+		"turnstile.event.ledger": 4, // a duplicate; one parked and released; the dead one parked
+	} {
+		if got, ok := sums[name]; !ok || got != want {
+			t.Errorf("%s is %d (there: %v), want %d", name, got, ok, want)
+		}
+	}
+	for _, name := range []string{"messaging.client.operation.duration", "turnstile.event.commit_to_effect"} {
+		if _, ok := sums[name]; !ok {
+			t.Errorf("there is no %s; there are %v", name, slices.Sorted(maps.Keys(sums)))
+		}
+	}
+}
+
+// Nothing that a client started outlives Run, however its sessions ended.
+func TestClientLeavesNoGoroutine(t *testing.T) {
+	db := databasetest.SQLite(t, event.Migrations(), effects())
+	before := goleak.IgnoreCurrent()
+	b := &hand{answers: true}
+	stop := run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+	receive(t, b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false), "an acknowledgement")
+	first := b.current()
+	_ = first.Close()
+	eventually(t, "a new session", func() bool { return b.current() != first })
+	receive(t, b.deliver(t, "pings", message{key: "a", seq: 2}.body(), false), "an acknowledgement")
+	stop()
+	goleak.VerifyNone(t, before)
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
