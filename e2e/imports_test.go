@@ -31,7 +31,7 @@ var layers = []struct {
 	{`services/(\w+)/internal/\w+`, nil}, // the thing and its rules
 
 	{`framework`, []string{`framework/(internal/.+|secret)`}}, // parts satisfy its interfaces: it knows none of them
-	{`framework/servicetest`, []string{`framework(/.+)?`}}, // for tests
+	{`framework/servicetest`, []string{`framework(/.+)?`}},    // for tests
 	{`framework/secret`, nil},
 	{`framework/internal/.+`, []string{`framework/(internal/.+|secret)`}},
 	{`framework/database`, []string{`framework/(internal/.+|secret)`}},

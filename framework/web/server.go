@@ -156,7 +156,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	err := server.Shutdown(drain)
 	if err != nil {
-		server.Close() //nolint:errcheck // the listener is closed already
+		_ = server.Close() // the listener is closed already
 	}
 	<-served
 	if err != nil {
