@@ -8,6 +8,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json"
+	"github.com/google/uuid"
 )
 
 // Page is what a collection takes from the caller: embed it in the operation's input. A limit that is not a number from 1
@@ -57,4 +58,36 @@ func NextPage[T any](p Page, items []T, position func(T) any) (page []T, link st
 	query.Set("limit", strconv.Itoa(p.Limit))
 	query.Set("cursor", base64.RawURLEncoding.EncodeToString(data))
 	return items, "<" + p.url.EscapedPath() + "?" + query.Encode() + `>; rel="next"`, nil
+}
+
+// Listing is what an operation answers with one page of a collection: items as they are on the wire, and the link to the
+// next page.
+type Listing[T any] struct {
+	Link string `header:"Link"`
+	Body []T
+}
+
+// NewestFirst answers with a page of a collection whose items have UUIDs of version 7 for ids, which grow with time. Read
+// returns at most limit items with ids below after, the highest id first; id and wire say what an item's id is, and what
+// it is on the wire.
+func NewestFirst[Item, Wire any](
+	p Page, read func(after string, limit int) ([]Item, error), id func(Item) string, wire func(Item) Wire,
+) (*Listing[Wire], error) {
+	after := uuid.Max
+	if _, err := p.After(&after); err != nil {
+		return nil, err
+	}
+	items, err := read(after.String(), p.Limit+1)
+	if err != nil {
+		return nil, err
+	}
+	items, link, err := NextPage(p, items, func(i Item) any { return id(i) })
+	if err != nil {
+		return nil, err
+	}
+	out := &Listing[Wire]{Link: link, Body: make([]Wire, len(items))}
+	for i, item := range items {
+		out.Body[i] = wire(item)
+	}
+	return out, nil
 }

@@ -93,11 +93,6 @@ func (in OrderInput) Validate() []web.Field {
 
 type orderOutput struct{ Body Order }
 
-type listOutput struct {
-	Link string `header:"Link"`
-	Body []Order
-}
-
 func (s *Server) create(ctx context.Context, in *struct{ Body OrderInput }) (*orderOutput, error) {
 	caller, err := session.Require(ctx)
 	if err != nil {
@@ -152,28 +147,14 @@ func (s *Server) create(ctx context.Context, in *struct{ Body OrderInput }) (*or
 	return &orderOutput{Body: onWire(o)}, nil
 }
 
-func (s *Server) list(ctx context.Context, in *struct{ web.Page }) (*listOutput, error) {
+func (s *Server) list(ctx context.Context, in *struct{ web.Page }) (*web.Listing[Order], error) {
 	caller, err := session.Require(ctx)
 	if err != nil {
 		return nil, err
 	}
-	after := uuid.Max // ids are UUIDs, and the newest is the highest
-	if _, err := in.After(&after); err != nil {
-		return nil, err
-	}
-	found, err := store.List(ctx, s.db, caller.ID, after.String(), in.Limit+1)
-	if err != nil {
-		return nil, err
-	}
-	found, link, err := web.NextPage(in.Page, found, func(o order.Order) any { return o.ID })
-	if err != nil {
-		return nil, err
-	}
-	out := &listOutput{Link: link, Body: make([]Order, len(found))}
-	for i, o := range found {
-		out.Body[i] = onWire(o)
-	}
-	return out, nil
+	return web.NewestFirst(in.Page, func(after string, limit int) ([]order.Order, error) {
+		return store.List(ctx, s.db, caller.ID, after, limit)
+	}, func(o order.Order) string { return o.ID }, onWire)
 }
 
 func (s *Server) get(ctx context.Context, in *struct {

@@ -75,12 +75,11 @@ type Payment struct {
 	Status   string `json:"status" enum:"pending,captured,declined,refunded"`
 }
 
-type paymentOutput struct{ Body PaymentID }
-
-type listOutput struct {
-	Link string `header:"Link"`
-	Body []Payment
+func onWire(p payment.Payment) Payment {
+	return Payment{ID: p.ID, OrderID: p.OrderID, Amount: p.Amount, Currency: p.Currency, Status: string(p.Status)}
 }
+
+type paymentOutput struct{ Body PaymentID }
 
 func (s *Server) create(ctx context.Context, in *struct{ Body PaymentInput }) (*paymentOutput, error) {
 	p, err := s.begin(ctx, in.Body)
@@ -173,26 +172,12 @@ func (s *Server) settle(ctx context.Context, p payment.Payment) (payment.Payment
 func (s *Server) list(ctx context.Context, in *struct {
 	web.Page
 	OrderID string `query:"orderId" doc:"Only the payments of this order"`
-}) (*listOutput, error) {
+}) (*web.Listing[Payment], error) {
 	caller, err := session.Require(ctx)
 	if err != nil {
 		return nil, err
 	}
-	after := uuid.Max // ids are UUIDs, and the newest is the highest
-	if _, err := in.After(&after); err != nil {
-		return nil, err
-	}
-	found, err := store.List(ctx, s.db, caller.ID, in.OrderID, after.String(), in.Limit+1)
-	if err != nil {
-		return nil, err
-	}
-	found, link, err := web.NextPage(in.Page, found, func(p payment.Payment) any { return p.ID })
-	if err != nil {
-		return nil, err
-	}
-	out := &listOutput{Link: link, Body: make([]Payment, len(found))}
-	for i, p := range found {
-		out.Body[i] = Payment{ID: p.ID, OrderID: p.OrderID, Amount: p.Amount, Currency: p.Currency, Status: string(p.Status)}
-	}
-	return out, nil
+	return web.NewestFirst(in.Page, func(after string, limit int) ([]payment.Payment, error) {
+		return store.List(ctx, s.db, caller.ID, in.OrderID, after, limit)
+	}, func(p payment.Payment) string { return p.ID }, onWire)
 }

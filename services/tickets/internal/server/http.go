@@ -128,43 +128,21 @@ func output(t ticket.Ticket) *ticketOutput {
 	return &ticketOutput{ETag: web.ETag(t.Version), Body: onWire(t)}
 }
 
-type listOutput struct {
-	Link string `header:"Link"`
-	Body []Ticket
-}
-
-// page answers with one page of tickets, which read returns: at most limit of
-// them, after the one with the id after.
-func page(p web.Page, read func(after string, limit int) ([]ticket.Ticket, error)) (*listOutput, error) {
-	after := uuid.Max // ids are UUIDs, and the newest is the highest
-	if _, err := p.After(&after); err != nil {
-		return nil, err
-	}
-	found, err := read(after.String(), p.Limit+1)
-	if err != nil {
-		return nil, err
-	}
-	found, link, err := web.NextPage(p, found, func(t ticket.Ticket) any { return t.ID })
-	if err != nil {
-		return nil, err
-	}
-	out := &listOutput{Link: link, Body: make([]Ticket, len(found))}
-	for i, t := range found {
-		out.Body[i] = onWire(t)
-	}
-	return out, nil
+// page answers with one page of the tickets that read returns.
+func page(p web.Page, read func(after string, limit int) ([]ticket.Ticket, error)) (*web.Listing[Ticket], error) {
+	return web.NewestFirst(p, read, func(t ticket.Ticket) string { return t.ID }, onWire)
 }
 
 func (s *Server) list(ctx context.Context, in *struct {
 	web.Page
 	Query string `query:"q" doc:"Text that the title contains, in whatever letter case"`
-}) (*listOutput, error) {
+}) (*web.Listing[Ticket], error) {
 	return page(in.Page, func(after string, limit int) ([]ticket.Ticket, error) {
 		return store.ForSale(ctx, s.db, in.Query, after, limit)
 	})
 }
 
-func (s *Server) mine(ctx context.Context, in *struct{ web.Page }) (*listOutput, error) {
+func (s *Server) mine(ctx context.Context, in *struct{ web.Page }) (*web.Listing[Ticket], error) {
 	caller, err := session.Require(ctx)
 	if err != nil {
 		return nil, err
