@@ -26,14 +26,14 @@ func TestFaults(t *testing.T) {
 	for _, victim := range append([]string{"broker"}, services...) {
 		t.Run("kill "+victim, func(t *testing.T) {
 			var back func()
-			business(t, s, func() { back = s.kill(victim) })
+			business(t, s, func() { back = s.kill(t, victim) })
 			back()
 		})
 	}
 	t.Run("kill all", func(t *testing.T) {
 		business(t, s, func() {
-			s.crash()
-			s.start("--watch=false")
+			s.crash(t)
+			s.start(t, "--watch=false")
 		})
 	})
 	t.Run("expiry", func(t *testing.T) { expire(t, s) })
@@ -105,7 +105,7 @@ func expire(t *testing.T, s *system) {
 		t.Fatal("the ticket was not to be had")
 	}
 	buyer.awaitTicket(offered.ID, o.ID)
-	orders, broker := s.kill("orders"), s.kill("broker")
+	orders, broker := s.kill(t, "orders"), s.kill(t, "broker")
 	orders()
 	broker()
 	o = buyer.awaitOrder(o, "cancelled")

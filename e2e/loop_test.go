@@ -74,8 +74,8 @@ func TestDevelopmentLoop(t *testing.T) {
 	t.Run("a change restarts the service it concerns", func(t *testing.T) {
 		alpha, beta := s.pid("alpha"), s.pid("beta")
 		change("alpha/service/service.go", "This is alpha", "Alpha was changed")
-		s.await(`restarting alpha\n`)
-		s.await(`alpha +ready again`)
+		s.await(t, `restarting alpha\n`)
+		s.await(t, `alpha +ready again`)
 		says("alpha", "Alpha was changed.")
 		if s.pid("alpha") == alpha || s.pid("beta") != beta {
 			t.Errorf("alpha was process %d and is %d, beta was %d and is %d; want another alpha and the same beta", alpha, s.pid("alpha"), beta, s.pid("beta"))
@@ -84,35 +84,35 @@ func TestDevelopmentLoop(t *testing.T) {
 	t.Run("what does not compile leaves the old program running", func(t *testing.T) {
 		alpha := s.pid("alpha")
 		change("alpha/service/service.go", "Alpha was changed", `Alpha is "broken`)
-		s.await(`alpha does not compile\n`)
-		s.await(`alpha/service/service\.go:\d+`)
-		s.await(`what ran before goes on running\n`)
+		s.await(t, `alpha does not compile\n`)
+		s.await(t, `alpha/service/service\.go:\d+`)
+		s.await(t, `what ran before goes on running\n`)
 		says("alpha", "Alpha was changed.")
 		if s.pid("alpha") != alpha {
 			t.Error("alpha was restarted")
 		}
 		change("alpha/service/service.go", `Alpha is "broken`, "Alpha is mended")
-		s.await(`everything compiles again\n`)
-		s.await(`alpha +ready again`)
+		s.await(t, `everything compiles again\n`)
+		s.await(t, `alpha +ready again`)
 		says("alpha", "Alpha is mended.")
 	})
 	t.Run("a change of what is shared restarts all that share it", func(t *testing.T) {
 		change("page/page.go", `ending = "."`, `ending = "!"`)
-		s.await(`restarting alpha, beta\n`)
-		s.await(`ready again`)
-		s.await(`ready again`)
+		s.await(t, `restarting alpha, beta\n`)
+		s.await(t, `ready again`)
+		s.await(t, `ready again`)
 		says("alpha", "Alpha is mended!")
 		says("beta", "This is beta!")
 	})
 	t.Run("a setting in .env restarts the service that takes it", func(t *testing.T) {
 		alpha := s.pid("alpha")
 		write(t, filepath.Join(dir, ".env"), "ALPHA_DRAIN_TIMEOUT=3s\n")
-		s.await(`\.env changed\n`)
-		s.await(`alpha +ready again`)
+		s.await(t, `\.env changed\n`)
+		s.await(t, `alpha +ready again`)
 		if s.pid("alpha") == alpha {
 			t.Error("alpha is the process it was")
 		}
 	})
-	s.stop()
-	s.await(`stopped; state is kept`)
+	s.stop(t)
+	s.await(t, `stopped; state is kept`)
 }

@@ -39,11 +39,11 @@ func TestMarket(t *testing.T) {
 	kept := user.sell("A ticket that outlives the system")
 	for _, end := range []struct {
 		how string
-		end func()
+		end func(*testing.T)
 	}{{"crash", s.crash}, {"stop", s.stop}} {
 		t.Run("state survives a "+end.how, func(t *testing.T) {
-			end.end()
-			s.start("--watch=false")
+			end.end(t)
+			s.start(t, "--watch=false")
 			user := *user
 			user.t = t
 			if !user.listed(kept) {
@@ -54,8 +54,8 @@ func TestMarket(t *testing.T) {
 		})
 	}
 	t.Run("reset deletes it", func(t *testing.T) {
-		s.stop()
-		s.start("--watch=false", "--reset")
+		s.stop(t)
+		s.start(t, "--watch=false", "--reset")
 		user := *user
 		user.t = t
 		user.want(http.StatusNotFound, nil, http.MethodGet, "/api/tickets/"+kept.ID, nil)

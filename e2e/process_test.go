@@ -167,7 +167,6 @@ func read(t *testing.T, file string) string {
 
 // system is a run of `turnstile dev` in a workspace.
 type system struct {
-	t    *testing.T
 	dir  string // of the workspace
 	env  []string
 	url  string // of the gateway: the same in all runs
@@ -179,29 +178,29 @@ type system struct {
 // dev starts the services of a workspace and waits until all are ready.
 func dev(t *testing.T, dir string, env []string, args ...string) *system {
 	t.Helper()
-	s := &system{t: t, dir: dir, env: env}
+	s := &system{dir: dir, env: env}
 	t.Cleanup(func() {
 		if s.running() {
-			s.stop()
+			s.stop(t)
 		}
 	})
-	s.start(args...)
+	s.start(t, args...)
 	return s
 }
 
 // start starts what was stopped or killed, on the same address, and waits until all services are ready.
-func (s *system) start(args ...string) {
-	s.t.Helper()
+func (s *system) start(t *testing.T, args ...string) {
+	t.Helper()
 	address := "127.0.0.1:0"
 	if s.url != "" {
 		address = strings.TrimPrefix(s.url, "http://")
 	}
 	s.out = &output{changed: make(chan struct{})}
-	s.cmd = exec.Command(filepath.Join(build(s.t), "turnstile"), append([]string{"dev", "--listen", address}, args...)...)
+	s.cmd = exec.Command(filepath.Join(build(t), "turnstile"), append([]string{"dev", "--listen", address}, args...)...)
 	s.cmd.Dir, s.cmd.Env = s.dir, environ(s.env...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	s.done = make(chan struct{})
 	cmd, out, done := s.cmd, s.out, s.done
@@ -210,14 +209,14 @@ func (s *system) start(args ...string) {
 		close(done)
 		out.end()
 	}()
-	s.t.Cleanup(func() {
-		if s.t.Failed() {
-			s.t.Logf("%v in %s:\n%s", cmd.Args, s.dir, out)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%v in %s:\n%s", cmd.Args, s.dir, out)
 		}
 	})
-	s.await(`Turnstile is ready after`)
+	s.await(t, `Turnstile is ready after`)
 	var lock struct{ URL string }
-	s.json("lock", &lock)
+	s.json(t, "lock", &lock)
 	if s.url == "" {
 		s.url = lock.URL
 	}
@@ -233,43 +232,43 @@ func (s *system) running() bool {
 }
 
 // stop asks the command to stop and checks that all goes well.
-func (s *system) stop() {
-	s.t.Helper()
+func (s *system) stop(t *testing.T) {
+	t.Helper()
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		s.t.Error(err)
+		t.Error(err)
 	}
-	s.ended()
+	s.ended(t)
 	if code := s.cmd.ProcessState.ExitCode(); code != 0 {
-		s.t.Errorf("the exit code is %d after SIGTERM, want 0", code)
+		t.Errorf("the exit code is %d after SIGTERM, want 0", code)
 	}
 }
 
 // crash kills the command, and so everything that it runs.
-func (s *system) crash() {
-	s.t.Helper()
+func (s *system) crash(t *testing.T) {
+	t.Helper()
 	if err := s.cmd.Process.Kill(); err != nil {
-		s.t.Error(err)
+		t.Error(err)
 	}
-	s.ended()
+	s.ended(t)
 }
 
-func (s *system) ended() {
-	s.t.Helper()
+func (s *system) ended(t *testing.T) {
+	t.Helper()
 	select {
 	case <-s.done:
 	case <-time.After(patience):
 		_ = s.cmd.Process.Kill()
-		s.t.Fatalf("turnstile does not end:\n%s", s.out)
+		t.Fatalf("turnstile does not end:\n%s", s.out)
 	}
 }
 
 // await waits until the command has written what pattern matches, and returns the match. Each call looks at what comes
 // after the match of the one before.
-func (s *system) await(pattern string) []string {
-	s.t.Helper()
+func (s *system) await(t *testing.T, pattern string) []string {
+	t.Helper()
 	match, err := s.out.await(regexp.MustCompile(pattern), patience)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return match
 }
@@ -285,18 +284,18 @@ func (s *system) pid(name string) int {
 }
 
 // kill ends a process with SIGKILL, and returns what waits until it is ready again.
-func (s *system) kill(name string) (back func()) {
-	s.t.Helper()
+func (s *system) kill(t *testing.T, name string) (back func()) {
+	t.Helper()
 	old := s.pid(name)
 	if old == 0 {
-		s.t.Fatalf("%s does not run, so it cannot be killed", name)
+		t.Fatalf("%s does not run, so it cannot be killed", name)
 	}
 	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
-		s.t.Fatalf("kill %s: %v", name, err)
+		t.Fatalf("kill %s: %v", name, err)
 	}
 	return func() {
-		s.t.Helper()
-		eventually(s.t, name+" is ready again", func() error {
+		t.Helper()
+		eventually(t, name+" is ready again", func() error {
 			if pid := s.pid(name); pid == 0 || pid == old {
 				return errors.New("it is not")
 			}
@@ -306,10 +305,10 @@ func (s *system) kill(name string) (back func()) {
 }
 
 // json reads a file of the state folder.
-func (s *system) json(name string, into any) {
-	s.t.Helper()
-	if err := json.Unmarshal([]byte(read(s.t, filepath.Join(s.dir, ".turnstile", name))), into); err != nil {
-		s.t.Fatalf("%s: %v", name, err)
+func (s *system) json(t *testing.T, name string, into any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(read(t, filepath.Join(s.dir, ".turnstile", name))), into); err != nil {
+		t.Fatalf("%s: %v", name, err)
 	}
 }
 

@@ -8,16 +8,9 @@ import (
 
 func inUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 
-// freePort returns the port of the preferred address if it is free, else any free port of its host.
-func freePort(preferred string) (string, error) {
-	host, _, err := net.SplitHostPort(preferred)
-	if err != nil {
-		return "", err
-	}
-	l, err := net.Listen("tcp", preferred)
-	if inUse(err) {
-		l, err = net.Listen("tcp", net.JoinHostPort(host, "0"))
-	}
+// freePort returns a free port of a host.
+func freePort(host string) (string, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return "", err
 	}

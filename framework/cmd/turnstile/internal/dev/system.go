@@ -4,6 +4,7 @@ package dev
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -33,8 +34,8 @@ const (
 	brokerGrace  = 5 * time.Second
 	backoffMin   = time.Second
 	backoffMax   = 30 * time.Second
-	clusterID    = "turnstile"
-	tailShown    = 5 // lines of a crashed process
+	clusterID    = "turnstile" // of a broker of the user's, unless STAN_CLUSTER_ID says another
+	tailShown    = 5           // lines of a crashed process
 )
 
 // Broker is the name of the broker among the processes of a System.
@@ -249,14 +250,21 @@ func (s *System) startBroker(ctx context.Context) (stop func(), err error) {
 		s.o.Console.Say(console.Plain, "using the broker at %s (NATS_URL)", url)
 		return func() {}, nil
 	}
-	port, err := freePort("127.0.0.1:4222")
+	// The port is anyone's while the broker is down after a crash. If another workspace's broker has it then, the cluster
+	// id, which is this workspace's alone, keeps the services from taking that for their own.
+	port, err := freePort("127.0.0.1")
 	if err != nil {
 		return nil, fmt.Errorf("find a port for the broker: %w", err)
+	}
+	if s.around.cluster = s.around.override["STAN_CLUSTER_ID"]; s.around.cluster == "" {
+		if s.around.cluster, err = ownCluster(s.o.State); err != nil {
+			return nil, err
+		}
 	}
 	s.around.nats = "nats://127.0.0.1:" + port
 	command := process.Command{
 		Path: s.o.Broker[0],
-		Args: append(slices.Clone(s.o.Broker[1:]), "--dir", filepath.Join(s.o.State, "nats"), "--port", port, "--cluster-id", clusterID),
+		Args: append(slices.Clone(s.o.Broker[1:]), "--dir", filepath.Join(s.o.State, "nats"), "--port", port, "--cluster-id", s.around.cluster),
 		Dir:  s.o.Workspace.Root, Env: process.Environ(s.o.Environ, []string{"READY_FILE=" + s.around.readyFile(Broker)}),
 		ReadyFile: s.around.readyFile(Broker),
 		Line:      s.line(Broker),
@@ -281,6 +289,21 @@ func (s *System) startBroker(ctx context.Context) (stop func(), err error) {
 	var running sync.WaitGroup
 	running.Go(func() { broker.Run(ctx) })
 	return func() { cancel(); running.Wait() }, nil
+}
+
+// ownCluster returns the name of our broker's cluster, which is made up once and kept in the folder for state: the
+// broker's files can be used under no other.
+func ownCluster(state string) (string, error) {
+	file := filepath.Join(state, "cluster")
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		text = []byte(clusterID + "-" + strings.ToLower(rand.Text()[:8]) + "\n")
+		err = os.WriteFile(file, text, 0o644)
+	}
+	if err != nil {
+		return "", fmt.Errorf("name the broker's cluster: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 // report says what became of a process that crashed or is up again.
