@@ -87,6 +87,8 @@ func New(cfg Config, migrations ...Migrations) (*DB, error) {
 		// A client that vanishes inside a transaction holds cursors and
 		// sequence rows; the server takes them back.
 		setDefault(pc.RuntimeParams, "idle_in_transaction_session_timeout", "30s")
+		// A number that was given to an event must not be lost.
+		setDefault(pc.RuntimeParams, "synchronous_commit", "on")
 		setDefault(pc.RuntimeParams, "tcp_keepalives_idle", "10")
 		setDefault(pc.RuntimeParams, "tcp_keepalives_interval", "5")
 		setDefault(pc.RuntimeParams, "tcp_keepalives_count", "3")

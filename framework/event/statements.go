@@ -12,14 +12,15 @@ import (
 // travel as one JSON argument, so that a statement's text and count do not
 // depend on how many rows it concerns.
 type dialect struct {
-	rows       func(columns string) string // a table t made of the JSON array $1
-	now        string                      // the database's clock; $2 is the caller's
-	bytewise   string                      // collation for sorting
-	forUpdate  string
-	skipLocked string
-	lockCursor string // forUpdate of table c alone
-	workers    int    // a good number of workers
-	locks      bool   // whether rows can be locked one by one
+	rows           func(columns string) string // a table t made of the JSON array $1
+	now            string                      // the database's clock; $2 is the caller's
+	bytewise       string                      // collation for sorting
+	forUpdate      string
+	skipLocked     string
+	lockCursor     string // forUpdate of table c alone
+	lockFreeCursor string // the same, and skipLocked
+	workers        int    // a good number of workers
+	locks          bool   // whether rows can be locked one by one
 }
 
 func dialectOf(db *database.DB) dialect {
@@ -43,8 +44,8 @@ type statements struct {
 	unsent, markSent, doubt, lastSent, prune, pruneJournal, depth string
 
 	// a batch
-	createCursors, lockCursors, readParked, insertParked, deleteParked, updateCursors string
-	insertJournal, insertLetters, clearGaps, knownTypes                               string
+	createCursors, lockCursors, lockFreeCursors, readParked, insertParked, deleteParked, updateCursors string
+	insertJournal, insertLetters, clearGaps, knownTypes                                                string
 
 	// the sweep
 	wakeUps, firstParked, updateParked string
@@ -63,6 +64,10 @@ func newStatements(d dialect) *statements {
 		cursors = "stream text, key text, seq bigint, event_id text, parked bigint, wake_at bigint"
 		parked  = "stream text, key text, seq bigint, state text, attempts bigint, due_at bigint, error text, body text, at bigint"
 	)
+	cursorsOf := `
+SELECT c.stream, c.key, c.seq, c.event_id, c.parked, c.wake_at
+FROM event_cursor c JOIN ` + d.rows(keys) + ` ON c.stream = t.stream AND c.key = t.key
+WHERE c.grp = $2 ORDER BY c.stream, c.key`
 	sorted := "ORDER BY t.stream" + d.bytewise + ", t.key" + d.bytewise
 	return &statements{
 		// The upsert takes the row's lock and holds it to the commit. A row
@@ -108,10 +113,8 @@ DELETE FROM event_journal WHERE id IN (
 INSERT INTO event_cursor (grp, stream, key)
 SELECT $2, t.stream, t.key FROM ` + d.rows(keys) + ` WHERE true ` + sorted + `
 ON CONFLICT DO NOTHING`,
-		lockCursors: `
-SELECT c.stream, c.key, c.seq, c.event_id, c.parked, c.wake_at
-FROM event_cursor c JOIN ` + d.rows(keys) + ` ON c.stream = t.stream AND c.key = t.key
-WHERE c.grp = $2 ORDER BY c.stream, c.key` + d.lockCursor,
+		lockCursors:     cursorsOf + d.lockCursor,
+		lockFreeCursors: cursorsOf + d.lockFreeCursor,
 		readParked: `
 SELECT p.stream, p.key, p.seq, p.state, p.attempts, p.due_at, p.body, p.at
 FROM ` + d.rows(seqs) + ` JOIN event_parked p ON p.stream = t.stream AND p.key = t.key

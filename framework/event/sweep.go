@@ -46,18 +46,23 @@ func (l *Listener) sweep(ctx, stop context.Context) {
 	}
 }
 
-// leave has this member's sweep pass the key of e by for a while, because
-// another member handles e. If e has waited since long ago there may be none.
-func (l *Listener) leave(ctx context.Context, e *envelope, since time.Time) {
+// leave has this member's sweep pass a key by for a while.
+func (l *Listener) leave(key rowKey, pause time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left[key] = time.Now().Add(pause)
+}
+
+// leaveToOthers leaves the key of e, because another member handles e. If e has
+// waited since long ago there may be none.
+func (l *Listener) leaveToOthers(ctx context.Context, e *envelope, since time.Time) {
 	pause := poll
 	if time.Since(since) > l.cfg.GapTimeout {
 		pause = l.cfg.GapTimeout
 		l.log.WarnContext(ctx, "listener: an event waits for a member of the group that handles its type; run that version, or declare with Ignore that the group handles the type no longer",
 			"group", l.group, "stream", e.Stream, "type", e.Type, "key", e.Key, "sequence", e.Sequence, "since", since)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.left[rowKey{e.Stream, e.Key}] = time.Now().Add(pause)
+	l.leave(rowKey{e.Stream, e.Key}, pause)
 }
 
 // leaving forgets the keys whose while is over, and returns the others.
@@ -89,9 +94,11 @@ func (l *Listener) wakeUps(ctx context.Context) (due []rowKey, wait time.Duratio
 			wait = min(wait, fromMicros(at).Sub(now))
 			break
 		}
-		if _, ok := left[k]; !ok {
-			due = append(due, k)
+		if until, ok := left[k]; ok {
+			wait = min(wait, until.Sub(now))
+			continue
 		}
+		due = append(due, k)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, 0, fmt.Errorf("event: read what is due: %w", err)
@@ -164,12 +171,18 @@ type attempt struct {
 
 // claim looks at what is first in each key and settles what needs no handler.
 // Where one is needed, the attempt is recorded before it is made: one that
-// ends the process is counted, too.
+// ends the process is counted, too. A key that somebody is working on is passed
+// by for a moment: to wait for it would hold up the others.
 func (l *Listener) claim(ctx context.Context, keys []rowKey) (claimed []*attempt, err error) {
 	slices.SortFunc(keys, compareKeys)
-	err = l.inTurn(ctx, keys, single, func(ctx context.Context, t *turn) error {
+	err = l.inTurn(ctx, keys, claiming, func(ctx context.Context, t *turn) error {
 		claimed = nil
-		for _, c := range t.order {
+		for _, k := range keys {
+			c, free := t.cursors[k]
+			if !free {
+				l.leave(k, poll/20)
+				continue
+			}
 			a, err := t.claim(ctx, c)
 			if err != nil {
 				return err
@@ -204,7 +217,7 @@ func (t *turn) claim(ctx context.Context, c *cursor) (*attempt, error) {
 	} else if kept {
 		// The cursor stays due, for the member that can handle it to see.
 		c.changed = false
-		t.l.leave(ctx, e, fromMicros(head.At))
+		t.l.leaveToOthers(ctx, e, fromMicros(head.At))
 		return nil, nil
 	}
 	first := head.State == early

@@ -38,6 +38,7 @@ type extent int
 const (
 	everything extent = iota // call handlers for the batch and for what it releases
 	single                   // at most one handler: a failure is then this event's own
+	claiming                 // no handler, and only the keys that nobody is working on
 )
 
 // window is how many parked events of a key one turn looks at.
@@ -229,11 +230,13 @@ func (t *turn) lock(ctx context.Context, keys []rowKey) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	arg := asRows(keys)
-	if _, err := t.tx.ExecContext(ctx, t.l.sql.createCursors, arg, t.l.group); err != nil {
+	arg, statement := asRows(keys), t.l.sql.lockCursors
+	if t.extent == claiming {
+		statement = t.l.sql.lockFreeCursors
+	} else if _, err := t.tx.ExecContext(ctx, t.l.sql.createCursors, arg, t.l.group); err != nil {
 		return fmt.Errorf("event: create cursors: %w", err)
 	}
-	waiting, err := t.readCursors(ctx, arg)
+	waiting, err := t.readCursors(ctx, statement, arg)
 	if err != nil || len(waiting) == 0 {
 		return err
 	}
@@ -242,8 +245,8 @@ func (t *turn) lock(ctx context.Context, keys []rowKey) error {
 
 // readCursors locks the cursors and returns, for those with something parked,
 // the number up to which this turn looks.
-func (t *turn) readCursors(ctx context.Context, keys string) (waiting []reference, err error) {
-	rows, err := t.tx.QueryContext(ctx, t.l.sql.lockCursors, keys, t.l.group)
+func (t *turn) readCursors(ctx context.Context, statement, keys string) (waiting []reference, err error) {
+	rows, err := t.tx.QueryContext(ctx, statement, keys, t.l.group)
 	if err != nil {
 		return nil, fmt.Errorf("event: lock cursors: %w", err)
 	}
