@@ -225,6 +225,13 @@ type (
 	}
 )
 
+// pending returns how many payments are neither captured nor declined.
+func (b *books) pending() (n int) {
+	b.t.Helper()
+	b.rows("payments", `SELECT COUNT(*) FROM payments WHERE status = 'pending'`, func(scan func(...any)) { scan(&n) })
+	return n
+}
+
 // checkApplication compares replicas with their sources, and the services with each other, for the quiet system. It
 // returns how many orders there are in each status.
 func (b *books) checkApplication() map[string]int {

@@ -21,7 +21,9 @@ func TestFaults(t *testing.T) {
 	dir := t.TempDir()
 	name := example(t, "README.md", dir)
 	workspace(t, dir, true)
-	s := dev(t, dir, []string{"ORDER_EXPIRATION=" + window.String()}, "--watch=false")
+	s := dev(t, dir, []string{
+		"ORDER_EXPIRATION=" + window.String(), "PAYMENT_TIMEOUT=2s", "PAYMENT_RECOVERY=1s",
+	}, "--watch=false")
 
 	for _, victim := range append([]string{"broker"}, services...) {
 		t.Run("kill "+victim, func(t *testing.T) {
@@ -39,6 +41,12 @@ func TestFaults(t *testing.T) {
 	t.Run("expiry", func(t *testing.T) { expire(t, s) })
 	t.Run("books", func(t *testing.T) {
 		b := s.books(t)
+		eventually(t, "what a crash left pending is settled", func() error {
+			if n := b.pending(); n > 0 {
+				return fmt.Errorf("%d payments are pending", n)
+			}
+			return nil
+		})
 		b.awaitQuiet(math.MaxInt64)
 		events := b.check()
 		orders := b.checkApplication()

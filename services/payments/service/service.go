@@ -2,6 +2,8 @@
 package service
 
 import (
+	"fmt"
+
 	"github.com/turnstile-go/turnstile/framework"
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
@@ -24,6 +26,9 @@ func New(s *framework.Service, cfg Config) error {
 // Assemble builds the service on any broker: one process can hold all services
 // on a broker in memory.
 func Assemble(s *framework.Service, cfg Config, broker event.Broker) error {
+	if cfg.Recovery <= 0 {
+		return fmt.Errorf("PAYMENT_RECOVERY is %s: pending payments must be looked for now and then", cfg.Recovery)
+	}
 	db, err := database.New(cfg.Database, event.Migrations(), store.Migrations(), sandbox.Migrations())
 	if err != nil {
 		return err
@@ -42,6 +47,7 @@ func Assemble(s *framework.Service, cfg Config, broker event.Broker) error {
 	s.Add("events", event.NewClient(cfg.Events, broker, outbox, listener, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,
 	}))
+	s.Add("recovery", srv.Recovery(cfg.Recovery))
 	s.Add("http", api)
 	return nil
 }

@@ -173,7 +173,7 @@ func TestLateAnswer(t *testing.T) {
 		h.Want(http.StatusCreated, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
 	})
 	t.Run("too late", func(t *testing.T) {
-		h := start(t, servicetest.SQLite(t), "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=100ms")
+		h := start(t, servicetest.SQLite(t), "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=100ms", "PAYMENT_RECOVERY=1h")
 		h.order("o")
 		res := h.Want(http.StatusServiceUnavailable, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
 		if res.Header.Get("Retry-After") == "" {
@@ -182,6 +182,27 @@ func TestLateAnswer(t *testing.T) {
 		h.Refused(http.StatusConflict, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
 		if all := h.list("buyer", ""); len(all) != 1 || all[0].Status != "pending" {
 			t.Errorf("payments: %+v", all)
+		}
+	})
+}
+
+// TestRecovery: a payment that was left pending is settled by and by, with one
+// charge and one event.
+func TestRecovery(t *testing.T) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) {
+		h := start(t, on, "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=100ms", "PAYMENT_RECOVERY=50ms")
+		h.order("o")
+		h.Want(http.StatusServiceUnavailable, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
+		var all []payment
+		h.Eventually(func() error {
+			if all = h.list("buyer", ""); len(all) != 1 || all[0].Status != "captured" {
+				return fmt.Errorf("payments: %+v", all)
+			}
+			return nil
+		})
+		told := eventtest.AwaitEqual(h.peer, payments.Captured{ID: all[0].ID, OrderID: "o", Amount: 1999, Currency: "usd"})
+		if len(told) != 1 {
+			t.Errorf("told of %d times", len(told))
 		}
 	})
 }

@@ -22,6 +22,9 @@ type Config struct {
 	// After that a payment stays pending.
 	ProviderTimeout time.Duration `env:"PAYMENT_TIMEOUT" envDefault:"10s" doc:"how long the payment provider may take to answer"`
 
+	// Recovery is how often payments are looked for that were left pending.
+	Recovery time.Duration `env:"PAYMENT_RECOVERY" envDefault:"5s" doc:"how often to look for payments that a crash or a silent provider left pending, and settle them"`
+
 	// SandboxDelay is how late the sandbox answers to the token tok_timeout.
 	SandboxDelay time.Duration `env:"SANDBOX_DELAY" envDefault:"3s" doc:"how late the sandbox provider answers to tok_timeout"`
 }

@@ -108,6 +108,17 @@ func Settle(ctx context.Context, tx *database.Tx, p payment.Payment) (now paymen
 	return now, false, nil
 }
 
+// Pending lists pending payments with an id below before, oldest first: a
+// hundred of them at most.
+func Pending(ctx context.Context, q database.Querier, before string) ([]payment.Payment, error) {
+	all, err := database.QueryAll(ctx, q, scan, `
+		SELECT `+columns+` FROM payments WHERE status = 'pending' AND id < $1 ORDER BY id LIMIT 100`, before)
+	if err != nil {
+		return nil, fmt.Errorf("list pending payments: %w", err)
+	}
+	return all, nil
+}
+
 // List lists at most limit payments of a user, newest first, beginning after
 // the payment with the id after. With an order, only those for it.
 func List(ctx context.Context, q database.Querier, user, order, after string, limit int) ([]payment.Payment, error) {

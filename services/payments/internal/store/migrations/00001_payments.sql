@@ -27,4 +27,6 @@ CREATE TABLE payments (
 -- is no other.
 CREATE UNIQUE INDEX payments_live ON payments (order_id) WHERE status <> 'declined';
 
+CREATE INDEX payments_pending ON payments (id) WHERE status = 'pending';
+
 CREATE INDEX payments_user ON payments (user_id, id);
