@@ -8,6 +8,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 )
 
@@ -20,9 +21,24 @@ type Page struct {
 	url url.URL
 }
 
-// Resolve remembers the request's address for the link to the next page. Huma calls it.
+// Resolve remembers the request's address for the link to the next page, and refuses a cursor that no page has given,
+// together with whatever else is wrong with the request. Huma calls it.
 func (p *Page) Resolve(ctx huma.Context) []error {
 	p.url = ctx.URL()
+	if p.Cursor != "" && p.position() == nil {
+		return []error{&huma.ErrorDetail{Location: "query.cursor", Message: badCursor}}
+	}
+	return nil
+}
+
+const badCursor = "not one that the Link header gave"
+
+// position is the JSON inside the cursor, or nil when there is none. No page ends at null.
+func (p *Page) position() jsontext.Value {
+	data, err := base64.RawURLEncoding.DecodeString(p.Cursor)
+	if v := jsontext.Value(data); err == nil && v.IsValid() && v.Kind() != 'n' {
+		return v
+	}
 	return nil
 }
 
@@ -32,12 +48,9 @@ func (p Page) After(position any) (bool, error) {
 	if p.Cursor == "" {
 		return false, nil
 	}
-	data, err := base64.RawURLEncoding.DecodeString(p.Cursor)
-	if err == nil {
-		err = json.Unmarshal(data, position, json.RejectUnknownMembers(true))
-	}
-	if err != nil {
-		return false, Invalid(Field{Name: "cursor", Message: "cursor is not valid"})
+	v := p.position()
+	if v == nil || json.Unmarshal(v, position, json.RejectUnknownMembers(true)) != nil {
+		return false, Invalid(Field{Name: "cursor", Message: "cursor: " + badCursor})
 	}
 	return true, nil
 }

@@ -459,13 +459,17 @@ func TestBadPages(t *testing.T) {
 	h := newHats(t, web.Config{})
 	for query, field := range map[string]string{
 		"limit=0": "limit", "limit=201": "limit", "limit=-1": "limit", "limit=ten": "limit", "limit=1.5": "limit",
-		"limit=99999999999999999999": "limit", "cursor=!": "cursor", "cursor=eHg": "cursor", "cursor=e30": "cursor",
+		"limit=99999999999999999999": "limit", "cursor=!": "cursor", "cursor=eHg": "cursor", "cursor=e30": "cursor", "cursor=bnVsbA": "cursor",
 		"q=%ff": "q", "q=%00": "q",
 	} {
 		a := h.do(t, httptest.NewRequest(http.MethodGet, "/api/hats?"+query, nil))
 		if a.StatusCode != 422 || len(a.problem.Errors) != 1 || a.problem.Errors[0].Name != field {
 			t.Errorf("%s: got %d %s", query, a.StatusCode, a.body)
 		}
+	}
+	both := h.do(t, httptest.NewRequest(http.MethodGet, "/api/hats?cursor=!&limit=0", nil))
+	if both.StatusCode != 422 || len(both.problem.Errors) != 2 || both.problem.Errors[0].Name != "limit" || both.problem.Errors[1].Name != "cursor" {
+		t.Errorf("both wrong: got %d %s", both.StatusCode, both.body)
 	}
 	if a := h.do(t, httptest.NewRequest(http.MethodGet, "/api/hats?limit=200", nil)); a.StatusCode != 200 {
 		t.Errorf("limit=200: %d", a.StatusCode)
