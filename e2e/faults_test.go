@@ -38,6 +38,7 @@ func TestFaults(t *testing.T) {
 			s.start(t, "--watch=false")
 		})
 	})
+	t.Run("a payment under way", func(t *testing.T) { halfPaid(t, s) })
 	t.Run("expiry", func(t *testing.T) { expire(t, s) })
 	t.Run("books", func(t *testing.T) {
 		b := s.books(t)
@@ -100,6 +101,33 @@ func business(t *testing.T, s *system, middle func()) {
 	<-placed
 	middle()
 	group.Wait()
+}
+
+// halfPaid kills payments after the provider has been asked for money and before it has answered.
+func halfPaid(t *testing.T, s *system) {
+	seller, buyer := s.user(t), s.user(t)
+	o := buyer.order(seller.sell("A ticket paid with a slow card").ID)
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		for { // until payments knows the order; then the answer is that there will be none
+			status, _ := buyer.call(nil, http.MethodPost, "/api/payments", map[string]any{"orderId": o.ID, "token": "tok_timeout"})
+			if status != http.StatusNotFound {
+				return
+			}
+		}
+	}()
+	b := s.books(t)
+	eventually(t, "the payment is pending", func() error {
+		if b.pending() == 0 {
+			return errNotYet
+		}
+		return nil
+	})
+	back := s.kill(t, "payments")
+	<-answered
+	back()
+	buyer.awaitOrder(o, "complete")
 }
 
 // expire places an order, kills who would have to end it, and waits for its end.
