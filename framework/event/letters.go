@@ -30,22 +30,13 @@ func (l Letter) String() string {
 // DeadLetters returns the letters of all listener groups in the service's
 // database, oldest first.
 func DeadLetters(ctx context.Context, db *database.DB) ([]Letter, error) {
-	rows, err := db.QueryContext(ctx, newStatements(dialectOf(db)).deadLetters)
-	if err != nil {
-		return nil, fmt.Errorf("event: read dead letters: %w", err)
-	}
-	defer rows.Close()
-	var letters []Letter
-	for rows.Next() {
-		var l Letter
+	letters, err := database.QueryAll(ctx, db, func(row database.Row) (l Letter, err error) {
 		var at int64
-		if err := rows.Scan(&l.Group, &l.Stream, &l.Key, &l.Sequence, &l.Kind, &l.Attempts, &l.Error, &l.Body, &at); err != nil {
-			return nil, fmt.Errorf("event: read dead letters: %w", err)
-		}
+		err = row.Scan(&l.Group, &l.Stream, &l.Key, &l.Sequence, &l.Kind, &l.Attempts, &l.Error, &l.Body, &at)
 		l.At = fromMicros(at)
-		letters = append(letters, l)
-	}
-	if err := rows.Err(); err != nil {
+		return l, err
+	}, newStatements(dialectOf(db)).deadLetters)
+	if err != nil {
 		return nil, fmt.Errorf("event: read dead letters: %w", err)
 	}
 	return letters, nil

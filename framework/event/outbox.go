@@ -1,7 +1,6 @@
 package event
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
@@ -287,45 +286,24 @@ type rowKey struct {
 }
 
 func (o *Outbox) dueKeys(ctx context.Context) ([]rowKey, error) {
-	rows, err := o.db.QueryContext(ctx, o.sql.dueKeys, micros(time.Now()))
-	if err != nil {
-		return nil, fmt.Errorf("event: read due events: %w", err)
-	}
-	keys, err := scanKeys(rows)
+	keys, err := database.QueryAll(ctx, o.db, scanKey, o.sql.dueKeys, micros(time.Now()))
 	if err != nil {
 		return nil, fmt.Errorf("event: read due events: %w", err)
 	}
 	return keys, nil
 }
 
-func scanKeys(rows *sql.Rows) (keys []rowKey, err error) {
-	defer rows.Close()
-	for rows.Next() {
-		var k rowKey
-		if err := rows.Scan(&k.Stream, &k.Key); err != nil {
-			return nil, err
-		}
-		keys = append(keys, k)
-	}
-	return keys, rows.Err()
+func scanKey(row database.Row) (k rowKey, err error) {
+	err = row.Scan(&k.Stream, &k.Key)
+	return k, err
 }
 
 func (o *Outbox) takeDue(ctx context.Context, tx *database.Tx, keys []rowKey) ([]publication, error) {
-	rows, err := tx.QueryContext(ctx, o.sql.takeDue, asRows(keys), micros(time.Now()))
+	due, err := database.QueryAll(ctx, tx, func(row database.Row) (p publication, err error) {
+		err = row.Scan(&p.order, &p.Stream, &p.Key, &p.id, &p.Type, &p.due, &p.draft)
+		return p, err
+	}, o.sql.takeDue, asRows(keys), micros(time.Now()))
 	if err != nil {
-		return nil, fmt.Errorf("event: take due events: %w", err)
-	}
-	defer rows.Close()
-	var due []publication
-	for rows.Next() {
-		var p publication
-		if err := rows.Scan(&p.order, &p.Stream, &p.Key, &p.id, &p.Type, &p.due, &p.draft); err != nil {
-			return nil, fmt.Errorf("event: take due events: %w", err)
-		}
-		p.draft = bytes.Clone(p.draft)
-		due = append(due, p)
-	}
-	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("event: take due events: %w", err)
 	}
 	slices.SortFunc(due, func(a, b publication) int {

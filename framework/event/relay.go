@@ -51,7 +51,6 @@ type row struct {
 	id     int64
 	stream string
 	body   []byte
-	at     int64
 }
 
 // run sends what is committed, at once and in order of commit, until stop is
@@ -158,7 +157,7 @@ func (r *relay) unsent(ctx context.Context, q database.Querier) (rows []row, mor
 	size := 0
 	for size < batchBytes && found.Next() {
 		var o row
-		if err := found.Scan(&o.id, &o.stream, &o.body, &o.at); err != nil {
+		if err := found.Scan(&o.id, &o.stream, &o.body); err != nil {
 			return nil, false, fmt.Errorf("event: read the outbox: %w", err)
 		}
 		rows = append(rows, o)

@@ -96,7 +96,7 @@ ON CONFLICT (stream, key) DO UPDATE SET last = q.last`,
 DELETE FROM event_scheduled WHERE due_at <= $2 AND (stream, key) IN (SELECT t.stream, t.key FROM ` + d.rows(keys) + `)
 RETURNING id, stream, key, event_id, type, due_at, body`,
 
-		unsent:   `SELECT id, stream, body, at FROM event_outbox WHERE sent_at IS NULL ORDER BY id LIMIT $1` + d.skipLocked,
+		unsent:   `SELECT id, stream, body FROM event_outbox WHERE sent_at IS NULL ORDER BY id LIMIT $1` + d.skipLocked,
 		markSent: `UPDATE event_outbox SET sent_at = $2 WHERE id IN (SELECT t.id FROM ` + d.rows("id bigint") + `)`,
 		doubt:    `UPDATE event_outbox SET sent_at = NULL WHERE sent_at >= $1`,
 		lastSent: `SELECT max(sent_at) FROM event_outbox WHERE sent_at IS NOT NULL`,

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/turnstile-go/turnstile/framework/database"
 )
 
 // skew is how far the clocks of two machines may be apart.
@@ -239,13 +241,9 @@ func (t *turn) claim(ctx context.Context, c *cursor) (*attempt, error) {
 // any other gap is reported once it has lasted for long enough, and closes
 // whenever the number arrives.
 func (t *turn) missing(ctx context.Context, c *cursor) error {
-	rows, err := t.tx.QueryContext(ctx, t.l.sql.firstParked, t.l.group, c.Stream, c.Key)
+	parked, err := database.QueryAll(ctx, t.tx, scanParked, t.l.sql.firstParked, t.l.group, c.Stream, c.Key)
 	if err != nil {
 		return fmt.Errorf("event: read parked events: %w", err)
-	}
-	parked, err := scanParked(rows)
-	if err != nil {
-		return err
 	}
 	if len(parked) == 0 {
 		return fmt.Errorf("event: %s %s of group %s: the cursor counts %d parked events, there are none", c.Stream, c.Key, t.l.group, c.Parked)

@@ -275,13 +275,9 @@ func (t *turn) readCursors(ctx context.Context, statement, keys string) (waiting
 }
 
 func (t *turn) readParked(ctx context.Context, upTo []reference) error {
-	rows, err := t.tx.QueryContext(ctx, t.l.sql.readParked, asRows(upTo), t.l.group)
+	parked, err := database.QueryAll(ctx, t.tx, scanParked, t.l.sql.readParked, asRows(upTo), t.l.group)
 	if err != nil {
 		return fmt.Errorf("event: read parked events: %w", err)
-	}
-	parked, err := scanParked(rows)
-	if err != nil {
-		return err
 	}
 	for _, p := range parked {
 		c := t.cursors[p.rowKey]
@@ -290,19 +286,9 @@ func (t *turn) readParked(ctx context.Context, upTo []reference) error {
 	return nil
 }
 
-func scanParked(rows *sql.Rows) (parked []parkedRow, err error) {
-	defer rows.Close()
-	for rows.Next() {
-		var p parkedRow
-		if err := rows.Scan(&p.Stream, &p.Key, &p.Seq, &p.State, &p.Attempts, &p.DueAt, &p.Body, &p.At); err != nil {
-			return nil, fmt.Errorf("event: read parked events: %w", err)
-		}
-		parked = append(parked, p)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("event: read parked events: %w", err)
-	}
-	return parked, nil
+func scanParked(row database.Row) (p parkedRow, err error) {
+	err = row.Scan(&p.Stream, &p.Key, &p.Seq, &p.State, &p.Attempts, &p.DueAt, &p.Body, &p.At)
+	return p, err
 }
 
 // apply takes the arrivals of one key, in order of number.
@@ -423,21 +409,16 @@ func (t *turn) keepForOthers(ctx context.Context, e *envelope) (bool, error) {
 	if t.known == nil {
 		// Read anew in every turn that needs it: a member that registers a
 		// type does so before it or its events can be met here.
-		t.known = map[Meta]bool{}
-		rows, err := t.tx.QueryContext(ctx, t.l.sql.knownTypes, t.l.group)
+		known, err := database.QueryAll(ctx, t.tx, func(row database.Row) (k Meta, err error) {
+			err = row.Scan(&k.Stream, &k.Type)
+			return k, err
+		}, t.l.sql.knownTypes, t.l.group)
 		if err != nil {
 			return false, fmt.Errorf("event: read the group's types: %w", err)
 		}
-		defer rows.Close()
-		for rows.Next() {
-			var k Meta
-			if err := rows.Scan(&k.Stream, &k.Type); err != nil {
-				return false, fmt.Errorf("event: read the group's types: %w", err)
-			}
+		t.known = map[Meta]bool{}
+		for _, k := range known {
 			t.known[k] = true
-		}
-		if err := rows.Err(); err != nil {
-			return false, fmt.Errorf("event: read the group's types: %w", err)
 		}
 	}
 	return t.known[m], nil
@@ -563,11 +544,7 @@ func (t *turn) write(ctx context.Context) error {
 // affected runs a statement on parked rows and returns the keys of those that
 // it changed: what is parked beyond the window, only the database knows.
 func (t *turn) affected(ctx context.Context, what, statement string, rows any) ([]rowKey, error) {
-	changed, err := t.tx.QueryContext(ctx, statement, asRows(rows), t.l.group)
-	if err != nil {
-		return nil, fmt.Errorf("event: %s: %w", what, err)
-	}
-	keys, err := scanKeys(changed)
+	keys, err := database.QueryAll(ctx, t.tx, scanKey, statement, asRows(rows), t.l.group)
 	if err != nil {
 		return nil, fmt.Errorf("event: %s: %w", what, err)
 	}
