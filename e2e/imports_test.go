@@ -36,8 +36,10 @@ var layers = []struct {
 	{`framework/internal/.+`, []string{`framework/(internal/.+|secret)`}},
 	{`framework/database`, []string{`framework/(internal/.+|secret)`}},
 	{`framework/database/\w+`, []string{`framework/database`}},
-	{`framework/event`, []string{`framework/(database|internal/.+)`}},
-	{`framework/event/stan/stanserver`, nil},
+	{`framework/event`, []string{`framework/(database|event/admin|internal/.+)`}},
+	{`framework/event/admin`, []string{`framework/database`}}, // operators look at any ledger, whatever wrote it
+	{`framework/event/broker`, []string{`framework/event(/stan|/jetstream)?`}},
+	{`framework/event/(stan/stanserver|jetstream/jetstreamserver)`, nil},
 	{`framework/event/\w+`, []string{`framework/(event|database.*|internal/.+|secret)`}},
 	{`framework/web`, []string{`framework/(database|internal/.+)`}},
 	{`framework/web/session`, []string{`framework/(web|secret|internal/.+)`}},

@@ -10,6 +10,10 @@
 //		if err != nil {
 //			return err
 //		}
+//		brokers, err := broker.New(cfg.Broker, s.Log) // NATS Streaming, JetStream, or both
+//		if err != nil {
+//			return err
+//		}
 //		outbox := event.NewOutbox(db, s.Name, server.Publishes()...)
 //		listener := event.NewListener(db, s.Name)
 //		api := web.NewServer(s.Name, cfg.HTTP, s.Log, s.Tracer, s.Meter)
@@ -20,7 +24,7 @@
 //
 //		telemetry := event.Telemetry{Log: s.Log, Tracer: s.Tracer, Meter: s.Meter}
 //		s.Add("database", db)
-//		s.Add("events", event.NewClient(cfg.Events, stan.New(cfg.Broker, s.Log), outbox, listener, telemetry))
+//		s.Add("events", event.NewClient(cfg.Events, outbox, listener, telemetry, brokers...))
 //		s.Add("http", api)
 //		return nil
 //	}

@@ -12,6 +12,10 @@ import (
 //
 // Every implementation passes the conformance suite eventtest.TestBroker.
 type Broker interface {
+	// Name tells this broker from others that the ledger has known or will
+	// know, in the ledger, in probes and in messages: "stan". It never changes.
+	Name() string
+
 	// Connect opens a session. It returns when the session can publish and
 	// subscribe, when that has failed, or when ctx is done. The session
 	// outlives ctx.

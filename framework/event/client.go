@@ -83,7 +83,8 @@ type Client struct {
 
 // NewClient returns a client of the broker. A service that does not listen has
 // no listener: nil. It panics if the metrics cannot be made.
-func NewClient(cfg Config, broker Broker, outbox *Outbox, listener *Listener, t Telemetry) *Client {
+func NewClient(cfg Config, outbox *Outbox, listener *Listener, t Telemetry, brokers ...Broker) *Client {
+	broker := brokers[0]
 	cfg = cfg.withDefaults(outbox.dialect)
 	if t.Log == nil {
 		t.Log = slog.New(slog.DiscardHandler)

@@ -39,7 +39,7 @@ func TestDrain(t *testing.T) {
 		})
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- event.NewClient(quick, b, o, l, event.Telemetry{}).Run(ctx) }()
+		go func() { done <- event.NewClient(quick, o, l, event.Telemetry{}, b).Run(ctx) }()
 		acked := b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false)
 		receive(t, entered, "the handler")
 		stop()
@@ -79,7 +79,7 @@ func TestDrainHasALimit(t *testing.T) {
 		})
 		config := quick
 		config.HandlerTimeout, config.DrainTimeout = time.Hour, 50*time.Millisecond
-		stop := run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+		stop := run(t, event.NewClient(config, event.NewOutbox(db, "back"), l, event.Telemetry{}, b))
 		acked := b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false)
 		receive(t, entered, "the handler")
 		stop()
@@ -99,7 +99,7 @@ func TestReadyWithoutABroker(t *testing.T) {
 	o := event.NewOutbox(db, "front", ping{})
 	l := recorder(db, nil)
 	event.Handle(l, func(context.Context, *database.Tx, *event.Message[pong]) error { return nil })
-	c := event.NewClient(quick, b, o, l, event.Telemetry{})
+	c := event.NewClient(quick, o, l, event.Telemetry{}, b)
 	degraded := func() (names []string) {
 		for name, err := range c.Ready() {
 			if err == nil {
@@ -169,7 +169,7 @@ func TestDatabaseDownAtStart(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = db.Close() })
 		b := &hand{}
-		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+		run(t, event.NewClient(quick, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}, b))
 		if b.current() != nil {
 			t.Error("there is a session before the group is on record")
 		}
@@ -186,7 +186,7 @@ func TestDescribe(t *testing.T) {
 	l := event.NewListener(db, "back")
 	event.Handle(l, func(context.Context, *database.Tx, *event.Message[ping]) error { return nil })
 	event.Ignore[novel](l)
-	c := event.NewClient(event.Config{}, &hand{}, event.NewOutbox(db, "back", pong{}, measured{}), l, event.Telemetry{})
+	c := event.NewClient(event.Config{}, event.NewOutbox(db, "back", pong{}, measured{}), l, event.Telemetry{}, &hand{})
 	b, err := json.Marshal(c.Describe())
 	if err != nil {
 		t.Fatal(err)
@@ -219,12 +219,12 @@ func TestMetrics(t *testing.T) {
 	defer func() { _ = provider.Shutdown(context.Background()) }()
 	b := &hand{answers: true}
 	o := event.NewOutbox(db, "back", pong{})
-	run(t, event.NewClient(quick, b, o, recorder(db, func(m *event.Message[ping]) error {
+	run(t, event.NewClient(quick, o, recorder(db, func(m *event.Message[ping]) error {
 		if m.Key == "dead" {
 			return event.Dead(errors.New("poison"))
 		}
 		return nil
-	}), event.Telemetry{Meter: provider}))
+	}), event.Telemetry{Meter: provider}, b))
 	publish(t, db, o, pong{"a", 1})
 	for _, m := range []message{{key: "a", seq: 1}, {key: "a", seq: 1}, {key: "a", seq: 3}, {key: "a", seq: 2}, {key: "dead", seq: 1}} {
 		receive(t, b.deliver(t, "pings", m.body(), false), "an acknowledgement")
@@ -266,7 +266,7 @@ func TestClientLeavesNoGoroutine(t *testing.T) {
 	db := databasetest.SQLite(t, event.Migrations(), effects())
 	before := goleak.IgnoreCurrent()
 	b := &hand{answers: true}
-	stop := run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+	stop := run(t, event.NewClient(quick, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}, b))
 	receive(t, b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false), "an acknowledgement")
 	first := b.current()
 	_ = first.Close()

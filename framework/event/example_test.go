@@ -45,7 +45,7 @@ func Example() {
 	})
 	broker := eventtest.NewBroker(eventtest.Faults{Duplicate: 1})
 	defer broker.Close()
-	client := event.NewClient(event.Config{}, broker, outbox, listener, event.Telemetry{})
+	client := event.NewClient(event.Config{}, outbox, listener, event.Telemetry{}, broker)
 	done := make(chan error)
 	go func() { done <- client.Run(ctx) }()
 

@@ -58,6 +58,8 @@ type hand struct {
 	connects int
 }
 
+func (h *hand) Name() string { return "hand" }
+
 func (h *hand) Connect(context.Context) (event.Session, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

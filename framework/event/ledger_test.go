@@ -236,7 +236,7 @@ func (r *replica) start(ctx context.Context) {
 		if i > 0 {
 			outbox = event.NewOutbox(db, r.service) // a second relay of the same outbox
 		}
-		client := event.NewClient(w.plan.config, broker, outbox, l, event.Telemetry{})
+		client := event.NewClient(w.plan.config, outbox, l, event.Telemetry{}, broker)
 		running.Go(func() {
 			if err := client.Run(run); err != nil {
 				w.problem("%s: Run: %v", r.service, err)

@@ -21,7 +21,7 @@ import (
 func TestManyEventsWaitForOne(t *testing.T) {
 	onBoth(t, func(t *testing.T, db *database.DB) {
 		b := &hand{}
-		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+		run(t, event.NewClient(quick, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}, b))
 		const n = 200
 		for i := 2; i <= n; i++ {
 			receive(t, b.deliver(t, "pings", message{key: "a", seq: i}.body(), false), "an acknowledgement")
@@ -48,7 +48,7 @@ func TestParkedEventsComeAgainInOneBatch(t *testing.T) {
 		})
 		config := quick
 		config.Workers, config.Batch, config.GapTimeout = 1, 1000, 50*time.Millisecond
-		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+		run(t, event.NewClient(config, event.NewOutbox(db, "back"), l, event.Telemetry{}, b))
 		const n = 150
 		for i := 2; i <= n; i++ {
 			receive(t, b.deliver(t, "pings", message{key: "a", seq: i}.body(), false), "an acknowledgement")
@@ -96,7 +96,7 @@ func TestGapIsReportedUntilItCloses(t *testing.T) {
 				})
 				config := quick
 				config.GapTimeout = 20 * time.Millisecond
-				run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+				run(t, event.NewClient(config, event.NewOutbox(db, "back"), l, event.Telemetry{}, b))
 				for _, seq := range []int{1, 4, 3} {
 					receive(t, b.deliver(t, "pings", message{key: "a", seq: seq}.body(), false), "an acknowledgement")
 				}
@@ -125,12 +125,12 @@ func TestGapIsReportedUntilItCloses(t *testing.T) {
 func TestReleasedEventThatFailsIsBlamedItself(t *testing.T) {
 	onBoth(t, func(t *testing.T, db *database.DB) {
 		b := &hand{}
-		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
+		run(t, event.NewClient(quick, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
 			if m.Sequence == 2 {
 				return errors.New("poison")
 			}
 			return nil
-		}), event.Telemetry{}))
+		}), event.Telemetry{}, b))
 		for _, seq := range []int{3, 2, 1} {
 			receive(t, b.deliver(t, "pings", message{key: "a", seq: seq}.body(), false), "an acknowledgement")
 		}
@@ -152,7 +152,7 @@ func TestFailureThatAnotherMemberMadeGood(t *testing.T) {
 		one, two := &hand{answers: true}, &hand{answers: true}
 		body := message{key: "a", seq: 1}.body()
 		failed := 0
-		run(t, event.NewClient(quick, one, event.NewOutbox(unlucky, "back"), recorder(unlucky, func(*event.Message[ping]) error {
+		run(t, event.NewClient(quick, event.NewOutbox(unlucky, "back"), recorder(unlucky, func(*event.Message[ping]) error {
 			if failed++; failed == 2 { // in the batch, and then alone
 				begin := func(int64) {
 					s.onBegin.Store(nil)
@@ -161,8 +161,8 @@ func TestFailureThatAnotherMemberMadeGood(t *testing.T) {
 				s.onBegin.Store(&begin)
 			}
 			return errors.New("unlucky")
-		}), event.Telemetry{}))
-		run(t, event.NewClient(quick, two, event.NewOutbox(lucky, "back"), recorder(lucky, nil), event.Telemetry{}))
+		}), event.Telemetry{}, one))
+		run(t, event.NewClient(quick, event.NewOutbox(lucky, "back"), recorder(lucky, nil), event.Telemetry{}, two))
 		two.member(t, "pings")
 		receive(t, one.deliver(t, "pings", body, false), "an acknowledgement")
 		if got := applied(t, lucky, "a"); !slices.Equal(got, upTo(1)) {
@@ -214,7 +214,7 @@ func TestHandlerErrors(t *testing.T) {
 		})
 		config := quick
 		config.HandlerTimeout = 100 * time.Millisecond
-		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+		run(t, event.NewClient(config, event.NewOutbox(db, "back"), l, event.Telemetry{}, b))
 		start := time.Now()
 		healing := []string{"error", "panic", "slow", "later", "sql", "sql unheard"}
 		for _, key := range slices.Concat(healing, []string{"dead", "always"}) {
@@ -254,12 +254,12 @@ func TestOperatorsRedriveAndSkip(t *testing.T) {
 		ctx := t.Context()
 		b := &hand{}
 		var mended atomic.Bool
-		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
+		run(t, event.NewClient(quick, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
 			if m.Sequence == 1 && m.Key != "healthy" && !mended.Load() {
 				return event.Dead(errors.New("poison"))
 			}
 			return nil
-		}), event.Telemetry{}))
+		}), event.Telemetry{}, b))
 		for _, key := range []string{"redriven", "skipped", "healthy"} {
 			for seq := 1; seq <= 3; seq++ {
 				receive(t, b.deliver(t, "pings", message{key: key, seq: seq}.body(), false), "an acknowledgement")
@@ -325,7 +325,7 @@ func TestSkipLeavesAloneWhatIsNoLongerDead(t *testing.T) {
 		var alive atomic.Bool
 		config := quick
 		config.GapTimeout = 20 * time.Millisecond
-		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
+		run(t, event.NewClient(config, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
 			if m.Sequence > 1 {
 				return nil
 			}
@@ -333,7 +333,7 @@ func TestSkipLeavesAloneWhatIsNoLongerDead(t *testing.T) {
 				return event.RetryAfter(errors.New("later"), time.Hour)
 			}
 			return event.Dead(errors.New("poison"))
-		}), event.Telemetry{}))
+		}), event.Telemetry{}, b))
 		receive(t, b.deliver(t, "pings", message{key: "dead", seq: 1}.body(), false), "an acknowledgement")
 		receive(t, b.deliver(t, "pings", message{key: "gap", seq: 2}.body(), false), "an acknowledgement")
 		dead, gap := awaitLetter(t, db, "dead"), awaitLetter(t, db, "gap")
@@ -372,7 +372,7 @@ func TestBatchThatDeadlocksIsDoneOneByOne(t *testing.T) {
 		})
 		config := quick
 		config.Workers = 1
-		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+		run(t, event.NewClient(config, event.NewOutbox(db, "back"), l, event.Telemetry{}, b))
 		b.deliver(t, "pings", message{key: "slow", seq: 1}.body(), false)
 		receive(t, entered, "the slow handler")
 		one := b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false)
@@ -402,7 +402,7 @@ func TestStatementsDoNotGrowWithTheBatch(t *testing.T) {
 		})
 		config := quick
 		config.Workers, config.Batch = 1, 1000
-		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{}))
+		run(t, event.NewClient(config, event.NewOutbox(db, "back"), l, event.Telemetry{}, b))
 		slow := 0
 		cost := func(name string, n int) (begins, statements int64) {
 			entered, proceed = make(chan struct{}), make(chan struct{})
@@ -440,7 +440,7 @@ func TestOneFailureInABatch(t *testing.T) {
 		entered, proceed := make(chan struct{}), make(chan struct{})
 		config := quick
 		config.Workers = 1
-		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
+		run(t, event.NewClient(config, event.NewOutbox(db, "back"), recorder(db, func(m *event.Message[ping]) error {
 			switch m.Key {
 			case "slow":
 				close(entered)
@@ -449,7 +449,7 @@ func TestOneFailureInABatch(t *testing.T) {
 				return event.Dead(errors.New("poison"))
 			}
 			return nil
-		}), event.Telemetry{}))
+		}), event.Telemetry{}, b))
 		b.deliver(t, "pings", message{key: "slow", seq: 1}.body(), false)
 		receive(t, entered, "the slow handler")
 		var acks []chan struct{}
@@ -476,7 +476,7 @@ func TestOneFailureInABatch(t *testing.T) {
 func TestMalformedMessagesAndForks(t *testing.T) {
 	onBoth(t, func(t *testing.T, db *database.DB) {
 		b := &hand{}
-		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+		run(t, event.NewClient(quick, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}, b))
 		malformed := []string{
 			"", "not JSON", "\xff\xfe", "a\x00b", `{"specversion":"1.0"}`,
 			`{"specversion":"0.3","id":"x","type":"ping","subject":"a","sequence":"1"}`,
@@ -530,7 +530,7 @@ func TestLateGroupAdopts(t *testing.T) {
 		b := &hand{}
 		config := quick
 		config.GapTimeout = 50 * time.Millisecond
-		run(t, event.NewClient(config, b, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+		run(t, event.NewClient(config, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}, b))
 		long, recent := time.Now().Add(-time.Hour), time.Now().Add(-time.Second)
 		for _, m := range []message{
 			{key: "late", seq: 7, previous: long}, {key: "late", seq: 8, previous: recent},
@@ -572,11 +572,11 @@ func TestTypesThatOnlyNewerMembersHandle(t *testing.T) {
 		event.Handle(full, func(ctx context.Context, tx *database.Tx, m *event.Message[novel]) error {
 			return record(ctx, tx, "back", m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value)
 		})
-		stop := run(t, event.NewClient(quick, newer, event.NewOutbox(db, "back"), full, event.Telemetry{}))
+		stop := run(t, event.NewClient(quick, event.NewOutbox(db, "back"), full, event.Telemetry{}, newer))
 		newer.member(t, "pings")
 		stop()
 
-		run(t, event.NewClient(quick, older, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}))
+		run(t, event.NewClient(quick, event.NewOutbox(db, "back"), recorder(db, nil), event.Telemetry{}, older))
 		for seq, typ := range []string{"ping", "odd", "novel", "ping", "novel"} {
 			receive(t, older.deliver(t, "pings", message{typ: typ, key: "a", seq: seq + 1}.body(), false), "an acknowledgement")
 		}
@@ -587,7 +587,7 @@ func TestTypesThatOnlyNewerMembersHandle(t *testing.T) {
 		event.Handle(full, func(ctx context.Context, tx *database.Tx, m *event.Message[novel]) error {
 			return record(ctx, tx, "back", m.Stream, m.Key, m.Sequence, m.ID, m.Data.Value)
 		})
-		stop = run(t, event.NewClient(quick, newer, event.NewOutbox(db, "back"), full, event.Telemetry{}))
+		stop = run(t, event.NewClient(quick, event.NewOutbox(db, "back"), full, event.Telemetry{}, newer))
 		eventually(t, "all effects", func() bool { return len(applied(t, db, "a")) == 4 })
 		if got := applied(t, db, "a"); !slices.Equal(got, []int64{1, 3, 4, 5}) {
 			t.Errorf("applied %v", got)
@@ -598,7 +598,7 @@ func TestTypesThatOnlyNewerMembersHandle(t *testing.T) {
 		ignoring := recorder(db, nil)
 		event.Ignore[novel](ignoring)
 		b := &hand{}
-		run(t, event.NewClient(quick, b, event.NewOutbox(db, "back"), ignoring, event.Telemetry{}))
+		run(t, event.NewClient(quick, event.NewOutbox(db, "back"), ignoring, event.Telemetry{}, b))
 		receive(t, b.deliver(t, "pings", message{typ: "novel", key: "b", seq: 1}.body(), false), "an acknowledgement")
 		receive(t, older.deliver(t, "pings", message{typ: "novel", key: "b", seq: 2}.body(), false), "an acknowledgement")
 		receive(t, older.deliver(t, "pings", message{key: "b", seq: 3}.body(), false), "an acknowledgement")
@@ -635,7 +635,7 @@ func TestHandlerThatKillsItsProcess(t *testing.T) {
 			})
 			config := quick
 			config.DrainTimeout = 50 * time.Millisecond // the dead do not drain
-			c := event.NewClient(config, b, event.NewOutbox(db, "back"), l, event.Telemetry{})
+			c := event.NewClient(config, event.NewOutbox(db, "back"), l, event.Telemetry{}, b)
 			done := make(chan error, 1)
 			go func() { done <- c.Run(ctx) }()
 			if deaths < 2 { // then it is parked, and needs no delivery

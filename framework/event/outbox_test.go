@@ -314,7 +314,7 @@ func TestScheduledEvents(t *testing.T) {
 			}
 		}
 		first := event.NewOutbox(db, "front", ping{})
-		stop := run(t, event.NewClient(quick, &hand{answers: true}, first, nil, event.Telemetry{}))
+		stop := run(t, event.NewClient(quick, first, nil, event.Telemetry{}, &hand{answers: true}))
 		due := map[int]time.Time{
 			1: start.Add(300 * time.Millisecond), 2: start.Add(200 * time.Millisecond), 3: start.Add(250 * time.Millisecond),
 			4: start.Add(-time.Hour), 5: start.Add(200 * time.Millisecond),
@@ -328,7 +328,7 @@ func TestScheduledEvents(t *testing.T) {
 		// Another process sees to the rest. It finds all of them due.
 		<-time.After(time.Until(start.Add(310 * time.Millisecond)))
 		second := event.NewOutbox(db, "front", ping{})
-		run(t, event.NewClient(quick, &hand{answers: true}, second, nil, event.Telemetry{}))
+		run(t, event.NewClient(quick, second, nil, event.Telemetry{}, &hand{answers: true}))
 		eventually(t, "all scheduled events", func() bool { return len(numbers(t, db, "a")) == 5 })
 		if got := fmt.Sprint(numbers(t, db, "a")); got != "[1:4 2:2 3:5 4:3 5:1]" {
 			t.Errorf("a has %s, want them by due time, then in the order of the calls", got)
@@ -368,7 +368,7 @@ func TestRelaySendsUntilAcknowledged(t *testing.T) {
 		ctx := t.Context()
 		o := event.NewOutbox(db, "front", ping{})
 		b := &hand{}
-		run(t, event.NewClient(quick, b, o, nil, event.Telemetry{}))
+		run(t, event.NewClient(quick, o, nil, event.Telemetry{}, b))
 		eventually(t, "a session", func() bool { return b.current() != nil })
 		s := b.current()
 		unsent := func() int { return count(ctx, db, "event_outbox WHERE sent_at IS NULL") }
@@ -412,7 +412,7 @@ func TestTraceReachesTheHandler(t *testing.T) {
 			return nil
 		})
 		b := &hand{}
-		run(t, event.NewClient(quick, b, o, l, event.Telemetry{}))
+		run(t, event.NewClient(quick, o, l, event.Telemetry{}, b))
 		for _, options := range [][]event.PublishOption{nil, {event.At(time.Now())}} {
 			if err := db.InTx(ctx, func(tx *database.Tx) error { return o.Publish(ctx, tx, ping{"a", 1}, options...) }); err != nil {
 				t.Fatal(err)

@@ -99,7 +99,7 @@ type Service struct {
 // environment variables, and those in environ, as NAME=value, on top. The part
 // that serves HTTP is the one that is added as "http".
 func Start[C any](
-	t testing.TB, name string, assemble func(*framework.Service, C, event.Broker) error, on Database, environ ...string,
+	t testing.TB, name string, assemble func(*framework.Service, C, ...event.Broker) error, on Database, environ ...string,
 ) *Service {
 	t.Helper()
 	s := &Service{t: t, Broker: eventtest.NewBroker(eventtest.Faults{}), issuer: sessiontest.New(t)}

@@ -56,7 +56,7 @@ type member struct {
 
 // assemble builds a service that welcomes members who have joined, and shows
 // them to themselves.
-func assemble(s *framework.Service, cfg config, broker event.Broker) error {
+func assemble(s *framework.Service, cfg config, brokers ...event.Broker) error {
 	schema := fstest.MapFS{"0001_members.sql": {Data: []byte(`-- +goose Up
 CREATE TABLE members (id TEXT PRIMARY KEY, greeting TEXT NOT NULL);`)}}
 	db, err := database.New(cfg.Database, event.Migrations(),
@@ -89,7 +89,7 @@ CREATE TABLE members (id TEXT PRIMARY KEY, greeting TEXT NOT NULL);`)}}
 		return &struct{ Body member }{m}, err
 	})
 	s.Add("database", db)
-	s.Add("events", event.NewClient(cfg.Events, broker, outbox, listener, event.Telemetry{Log: s.Log, Tracer: s.Tracer, Meter: s.Meter}))
+	s.Add("events", event.NewClient(cfg.Events, outbox, listener, event.Telemetry{Log: s.Log, Tracer: s.Tracer, Meter: s.Meter}, brokers...))
 	s.Add("http", api)
 	return nil
 }

@@ -51,7 +51,7 @@ func TestEvents(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() {
-			done <- event.NewClient(event.Config{}, broker, outbox, listener, event.Telemetry{}).Run(ctx)
+			done <- event.NewClient(event.Config{}, outbox, listener, event.Telemetry{}, broker).Run(ctx)
 		}()
 		return func() { cancel(); <-done }
 	}

@@ -73,6 +73,19 @@ func (b *Broker) SetFaults(f Faults) {
 	b.faults = f
 }
 
+// Name implements [event.Broker].
+func (b *Broker) Name() string { return "memory" }
+
+// Named returns b under another name, for a test that has two.
+func Named(name string, b event.Broker) event.Broker { return named{b, name} }
+
+type named struct {
+	event.Broker
+	name string
+}
+
+func (n named) Name() string { return n.name }
+
 // Connect implements [event.Broker]. It fails while the broker is down.
 func (b *Broker) Connect(ctx context.Context) (event.Session, error) {
 	if err := ctx.Err(); err != nil {

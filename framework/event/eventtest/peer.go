@@ -54,7 +54,7 @@ func Hear[E event.Event](p *Peer) {
 
 // Start lets the peer work until the test ends.
 func (p *Peer) Start() {
-	client := event.NewClient(event.Config{}, p.broker, p.outbox, p.listener, event.Telemetry{})
+	client := event.NewClient(event.Config{}, p.outbox, p.listener, event.Telemetry{}, p.broker)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- client.Run(ctx) }()

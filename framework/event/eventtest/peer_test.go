@@ -45,7 +45,7 @@ func TestPeer(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := event.NewClient(event.Config{RetryFirst: time.Millisecond}, b, outbox, l, event.Telemetry{}).Run(ctx); err != nil {
+		if err := event.NewClient(event.Config{RetryFirst: time.Millisecond}, outbox, l, event.Telemetry{}, b).Run(ctx); err != nil {
 			t.Error(err)
 		}
 	})

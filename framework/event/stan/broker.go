@@ -84,6 +84,9 @@ func clientID(s string) string {
 	}, s)
 }
 
+// Name implements [event.Broker].
+func (b *Broker) Name() string { return "stan" }
+
 // Connect implements [event.Broker].
 func (b *Broker) Connect(ctx context.Context) (event.Session, error) {
 	if err := ctx.Err(); err != nil {

@@ -50,7 +50,7 @@ func BenchmarkCommitToEffect(b *testing.B) {
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 2)
 	run := func(name string, o *event.Outbox, l *event.Listener) {
-		client := event.NewClient(event.Config{}, stan.New(stan.Config{URL: server.URL(), ClientID: name}, nil), o, l, event.Telemetry{})
+		client := event.NewClient(event.Config{}, o, l, event.Telemetry{}, stan.New(stan.Config{URL: server.URL(), ClientID: name}, nil))
 		go func() { done <- client.Run(ctx) }()
 	}
 	run("from", outbox, nil)

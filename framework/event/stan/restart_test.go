@@ -137,8 +137,8 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	defer running.Wait()
 	defer stop()
 	for _, c := range []*event.Client{
-		event.NewClient(event.Config{}, broker("front"), outbox, nil, event.Telemetry{}),
-		event.NewClient(event.Config{}, broker("back"), event.NewOutbox(back, "back"), listener, event.Telemetry{}),
+		event.NewClient(event.Config{}, outbox, nil, event.Telemetry{}, broker("front")),
+		event.NewClient(event.Config{}, event.NewOutbox(back, "back"), listener, event.Telemetry{}, broker("back")),
 	} {
 		running.Go(func() {
 			if err := c.Run(ctx); err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework"
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
-	"github.com/turnstile-go/turnstile/framework/event/stan"
+	"github.com/turnstile-go/turnstile/framework/event/broker"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
 	"github.com/turnstile-go/turnstile/services/payments/internal/sandbox"
@@ -18,14 +18,18 @@ import (
 // Config is what the service takes from its environment.
 type Config = server.Config
 
-// New builds the service on the message broker that its configuration names.
+// New builds the service on the message brokers that its configuration names.
 func New(s *framework.Service, cfg Config) error {
-	return Assemble(s, cfg, stan.New(cfg.Broker, s.Log))
+	brokers, err := broker.New(cfg.Broker, s.Log)
+	if err != nil {
+		return err
+	}
+	return Assemble(s, cfg, brokers...)
 }
 
-// Assemble builds the service on any broker: one process can hold all services
+// Assemble builds the service on any brokers: one process can hold all services
 // on a broker in memory.
-func Assemble(s *framework.Service, cfg Config, broker event.Broker) error {
+func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	if cfg.Recovery <= 0 {
 		return fmt.Errorf("PAYMENT_RECOVERY is %s: pending payments must be looked for now and then", cfg.Recovery)
 	}
@@ -44,9 +48,9 @@ func Assemble(s *framework.Service, cfg Config, broker event.Broker) error {
 	srv.Routes(api.API())
 
 	s.Add("database", db)
-	s.Add("events", event.NewClient(cfg.Events, broker, outbox, listener, event.Telemetry{
+	s.Add("events", event.NewClient(cfg.Events, outbox, listener, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,
-	}))
+	}, brokers...))
 	s.Add("recovery", srv.Recovery(cfg.Recovery))
 	s.Add("http", api)
 	return nil

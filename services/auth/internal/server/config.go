@@ -3,7 +3,7 @@ package server
 import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
-	"github.com/turnstile-go/turnstile/framework/event/stan"
+	"github.com/turnstile-go/turnstile/framework/event/broker"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
 	"github.com/turnstile-go/turnstile/services/auth/internal/user"
@@ -13,7 +13,7 @@ import (
 type Config struct {
 	Database  database.Config
 	Events    event.Config
-	Broker    stan.Config
+	Broker    broker.Config
 	HTTP      web.Config
 	Session   session.Config
 	Passwords user.Cost

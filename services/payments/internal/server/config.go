@@ -5,7 +5,7 @@ import (
 
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
-	"github.com/turnstile-go/turnstile/framework/event/stan"
+	"github.com/turnstile-go/turnstile/framework/event/broker"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
 )
@@ -14,7 +14,7 @@ import (
 type Config struct {
 	Database database.Config
 	Events   event.Config
-	Broker   stan.Config
+	Broker   broker.Config
 	HTTP     web.Config
 	Session  session.Config
 

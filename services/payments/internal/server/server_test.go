@@ -101,7 +101,7 @@ func drain(t *testing.T, db *database.DB, outbox *event.Outbox) int {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- event.NewClient(event.Config{}, broker, outbox, l, event.Telemetry{}).Run(ctx) }()
+	go func() { done <- event.NewClient(event.Config{}, outbox, l, event.Telemetry{}, broker).Run(ctx) }()
 	select {
 	case <-heard:
 	case <-time.After(20 * time.Second):
