@@ -65,8 +65,9 @@ type DB struct {
 	migrations []Migrations
 	dir        string // of the SQLite file, to be created
 
-	write *sql.DB
-	read  *sql.DB // the same as write but for SQLite files
+	write    *sql.DB
+	read     *sql.DB // the same as write but for SQLite files
+	postgres *pgx.ConnConfig
 }
 
 // New describes a database without opening it: no file is made and nothing is
@@ -95,7 +96,7 @@ func New(cfg Config, migrations ...Migrations) (*DB, error) {
 		if pc.ConnectTimeout == 0 {
 			pc.ConnectTimeout = 5 * time.Second
 		}
-		db.dialect = Postgres
+		db.dialect, db.postgres = Postgres, pc
 		db.name = fmt.Sprintf("postgres://%s:%d/%s", pc.Host, pc.Port, pc.Database)
 		db.write = sql.OpenDB(wrap(stdlib.GetConnector(*pc)))
 		n := cfg.MaxConns
