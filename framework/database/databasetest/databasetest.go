@@ -1,11 +1,11 @@
 // Package databasetest gives every test a private database: a SQLite file, or
-// a database in a PostgreSQL server of the test process's own.
+// a database in a PostgreSQL server of the test process's own. Tests of what
+// happens when a server restarts or is lost have one to themselves.
 package databasetest
 
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -40,16 +40,29 @@ func Postgres(t testing.TB, migrations ...database.Migrations) *database.DB {
 func PostgresURL(t testing.TB) string {
 	t.Helper()
 	s := sharedServer(t)
-	admin, err := sql.Open("pgx", s.url("postgres"))
+	name := "t_" + strings.ToLower(rand.Text())
+	if err := s.CreateDatabase(context.Background(), name); err != nil {
+		t.Fatalf("databasetest: %v", err)
+	}
+	return s.URL(name)
+}
+
+// PostgresServer returns a server of the test's own, to restart and to kill. It
+// is stopped when the test ends. Where PostgreSQL is not installed it does as
+// Postgres.
+func PostgresServer(t testing.TB) *Server {
+	t.Helper()
+	needPostgres(t)
+	s, err := NewServer("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer admin.Close()
-	name := "t_" + strings.ToLower(rand.Text())
-	if _, err := admin.ExecContext(context.Background(), "CREATE DATABASE "+name); err != nil {
-		t.Fatalf("databasetest: %v", err)
-	}
-	return s.url(name)
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Errorf("databasetest: stop the server: %v", err)
+		}
+	})
+	return s
 }
 
 func start(t testing.TB, url string, migrations []database.Migrations) *database.DB {
