@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -67,51 +69,65 @@ func (c Config) withDefaults(d dialect) Config {
 // a group that subscribed late takes a later one as the key's start.
 func (c Config) adoptAfter() time.Duration { return min(5*time.Second, c.GapTimeout) }
 
-// Client keeps one session with the broker, and over it runs an outbox's relay
-// and a listener. It is a part of a service: Run it after the database is open,
-// and stop it before the database closes.
+// Client keeps a session with each of a service's brokers, and over them runs
+// an outbox's relay and a listener. It is a part of a service: Run it after the
+// database is open, and stop it before the database closes.
 type Client struct {
 	cfg      Config
-	broker   Broker
+	brokers  []Broker
 	relay    *relay
 	listener *Listener // may be nil
 	log      *slog.Logger
 
 	mu    sync.Mutex
-	ready map[string]error // by check: the broker and each subscription
+	ready map[string]error // by check: each broker and each subscription
 }
 
-// NewClient returns a client of the broker. A service that does not listen has
-// no listener: nil. It panics if the metrics cannot be made.
+// NewClient returns a client of the brokers. It publishes every event to all
+// that are connected and listens on all of them, which is how a system moves
+// from one to another without a stop; usually there is one. A service that does
+// not listen has no listener: nil. NewClient panics if there is no broker or
+// two have one name, or if the metrics cannot be made.
 func NewClient(cfg Config, outbox *Outbox, listener *Listener, t Telemetry, brokers ...Broker) *Client {
-	broker := brokers[0]
 	cfg = cfg.withDefaults(outbox.dialect)
 	if t.Log == nil {
 		t.Log = slog.New(slog.DiscardHandler)
 	}
 	m, err := newMetrics(t)
-	if err == nil {
-		err = watch(t, outbox)
-	}
 	if err != nil {
 		panic(err)
 	}
 	c := &Client{
-		cfg: cfg, broker: broker, listener: listener, log: t.Log,
-		relay: &relay{Outbox: outbox, cfg: cfg, log: t.Log, metrics: m},
-		ready: map[string]error{"broker": errNotYet},
+		cfg: cfg, brokers: brokers, listener: listener, log: t.Log,
+		relay: &relay{
+			Outbox: outbox, cfg: cfg, log: t.Log, metrics: m, name: processName(),
+			joins: make(chan *joining), called: make(chan struct{}, 1), unmarked: map[int64][]string{},
+		},
+		ready: map[string]error{},
+	}
+	if len(brokers) == 0 {
+		panic("event: a client needs a broker")
+	}
+	for _, b := range brokers {
+		for _, check := range c.checks(b) {
+			if _, twice := c.ready[check]; twice {
+				panic(fmt.Sprintf("event: two brokers have the name %s", b.Name()))
+			}
+			c.ready[check] = errNotYet
+		}
 	}
 	if listener != nil {
 		listener.cfg, listener.log, listener.metrics = cfg, t.Log, m
-		for _, stream := range listener.streams() {
-			c.ready[subscriptionCheck(stream)] = errNotYet
-		}
-		// Room for all that the broker may have in flight, so that a busy
+		// Room for all that the brokers may have in flight, so that a busy
 		// worker does not hold up the others.
-		listener.queues = make([]chan *arrival, cfg.Workers)
-		for i := range listener.queues {
-			listener.queues[i] = make(chan *arrival, cfg.MaxInFlight*max(1, len(listener.streams())))
+		room := cfg.MaxInFlight * max(1, len(listener.streams())) * len(brokers)
+		listener.workers = make([]*worker, cfg.Workers)
+		for i := range listener.workers {
+			listener.workers[i] = &worker{queue: make(chan *arrival, room)}
 		}
+	}
+	if err := watch(t, outbox, listener); err != nil {
+		panic(err)
 	}
 	return c
 }
@@ -127,17 +143,28 @@ func (e notReady) Degraded() bool { return true }
 
 const errNotYet = notReady("not connected yet")
 
-func subscriptionCheck(stream string) string { return "subscription " + stream }
+func brokerCheck(b Broker) string { return "broker " + b.Name() }
 
-// Ready reports on the broker and on each subscription, by name.
+func subscriptionCheck(b Broker, stream string) string {
+	return "subscription " + stream + " on " + b.Name()
+}
+
+// checks returns the names of the checks that hang on a broker.
+func (c *Client) checks(b Broker) []string {
+	names := []string{brokerCheck(b)}
+	if c.listener != nil {
+		for _, stream := range c.listener.streams() {
+			names = append(names, subscriptionCheck(b, stream))
+		}
+	}
+	return names
+}
+
+// Ready reports on each broker and on each subscription, by name.
 func (c *Client) Ready() map[string]error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ready := make(map[string]error, len(c.ready))
-	for name, err := range c.ready {
-		ready[name] = err
-	}
-	return ready
+	return maps.Clone(c.ready)
 }
 
 func (c *Client) setReady(name string, err error) {
@@ -146,18 +173,16 @@ func (c *Client) setReady(name string, err error) {
 	c.ready[name] = err
 }
 
-func (c *Client) setAway(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for name := range c.ready {
-		c.ready[name] = notReady("connection lost: " + err.Error())
+func (c *Client) setAway(b Broker, err error) {
+	for _, check := range c.checks(b) {
+		c.setReady(check, notReady("connection lost: "+err.Error()))
 	}
 }
 
 // Run relays and listens until ctx is done. Then it takes no more messages,
 // lets running handlers finish and commit, and sends what is left in the
 // outbox, for as long as Config.DrainTimeout. It comes back from every loss of
-// the broker and the database, so it returns nil.
+// a broker and the database, so it returns nil.
 func (c *Client) Run(stop context.Context) error {
 	// The work outlives stop, so that handlers can finish.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
@@ -171,13 +196,28 @@ func (c *Client) Run(stop context.Context) error {
 	if !ok {
 		return nil
 	}
-	var parts sync.WaitGroup
+	var parts, links sync.WaitGroup
+	parts.Go(func() { c.attend(stop) })
+	parts.Go(func() { c.hear(stop) })
 	parts.Go(func() { c.relay.runSchedule(stop) })
 	parts.Go(func() { c.relay.runPrune(stop) })
 	if c.listener != nil {
 		parts.Go(func() { c.listener.run(ctx, stop) })
 	}
-	c.sessions(ctx, stop, since, &parts)
+	drained := make(chan struct{})
+	for _, b := range c.brokers {
+		links.Go(func() { c.sessions(ctx, stop, b, since, drained) })
+	}
+	c.relay.run(ctx, stop)
+	// The handlers that are still running acknowledge over the sessions, and
+	// what they publish is to be sent before the process ends.
+	parts.Wait()
+	if err := c.relay.flush(ctx); err != nil {
+		c.log.WarnContext(ctx, "events: the outbox is not empty; what is left is sent by the next process", "err", err)
+	}
+	close(drained)
+	links.Wait()
+	c.retire(ctx)
 	return nil
 }
 
@@ -212,62 +252,59 @@ func (c *Client) prepare(ctx, stop context.Context) (since time.Time, ok bool) {
 // steady is how long a session must have lasted for the next to follow at once.
 const steady = 5 * time.Second
 
-// sessions keeps a session with the broker until stop is done and then drains
-// it. since says from when on what was sent is in doubt.
-func (c *Client) sessions(ctx, stop context.Context, since time.Time, parts *sync.WaitGroup) {
+// sessions keeps a session with the broker until the client is drained. since
+// says from when on what was sent is in doubt.
+func (c *Client) sessions(ctx, stop context.Context, b Broker, since time.Time, drained <-chan struct{}) {
 	failed := backoff{first: 50 * time.Millisecond, most: time.Second}
 	for stop.Err() == nil {
-		session, err := c.connect(ctx, stop, since)
+		session, err := c.connect(stop, b, since)
 		if err != nil {
 			if stop.Err() != nil {
-				break
+				return
 			}
-			c.setAway(err)
-			c.log.WarnContext(ctx, "events: not connected to the broker; trying again", "err", err)
+			c.setAway(b, err)
+			c.log.WarnContext(ctx, "events: not connected to the broker; trying again", "broker", b.Name(), "err", err)
 			if !failed.wait(stop, nil) {
-				break
+				return
 			}
 			continue
 		}
 		start := time.Now()
-		since = c.serve(ctx, stop, session, parts)
+		since = c.serve(ctx, stop, b, session, drained)
 		if time.Since(start) > steady {
 			failed.reset()
 		} else if !failed.wait(stop, nil) {
 			// Every new session sends again what the last one left in doubt;
 			// one that keeps breaking must not do so in a tight loop.
-			break
+			return
 		}
 	}
-	parts.Wait()
 }
 
-// connect opens a session, and has sent again what its predecessor's end puts
-// in doubt.
-func (c *Client) connect(ctx, stop context.Context, since time.Time) (Session, error) {
-	session, err := c.broker.Connect(stop)
+// connect opens a session and has the relay send to it.
+func (c *Client) connect(stop context.Context, b Broker, since time.Time) (Session, error) {
+	session, err := b.Connect(stop)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.relay.doubtSince(ctx, since); err != nil {
-		_ = session.Close()
-		return nil, err
+	if err := c.relay.join(stop, b.Name(), session, since); err != nil {
+		return nil, errors.Join(err, session.Close())
 	}
 	return session, nil
 }
 
-// serve uses a session until it is lost or stop is done, and returns since
-// when what was sent over it is in doubt.
-func (c *Client) serve(ctx, stop context.Context, session Session, parts *sync.WaitGroup) (since time.Time) {
-	c.setReady("broker", nil)
-	c.log.InfoContext(ctx, "events: connected to the broker")
+// serve uses a session until it is lost or the client is drained, and returns
+// since when what was sent over it is in doubt.
+func (c *Client) serve(ctx, stop context.Context, b Broker, session Session, drained <-chan struct{}) (since time.Time) {
+	c.setReady(brokerCheck(b), nil)
+	c.log.InfoContext(ctx, "events: connected to the broker", "broker", b.Name())
 
 	over, end := context.WithCancel(stop)
-	var relaying, subscribing sync.WaitGroup
-	relaying.Go(func() { c.relay.run(ctx, over, session) })
+	defer end()
+	var subscribing sync.WaitGroup
 	var stops []func() error
 	if c.listener != nil {
-		subscribing.Go(func() { stops = c.subscribe(stop, over, session) })
+		subscribing.Go(func() { stops = c.subscribe(stop, over, b, session) })
 	}
 	select {
 	case <-session.Lost():
@@ -277,33 +314,27 @@ func (c *Client) serve(ctx, stop context.Context, session Session, parts *sync.W
 	end()
 	subscribing.Wait()
 	if stop.Err() != nil {
-		// The handlers that are still running acknowledge over this session,
-		// and what they publish is to be sent before the process ends.
-		parts.Wait()
+		<-drained
 	}
 	for _, s := range stops {
 		if err := s(); err != nil && !isLost(session) {
-			c.log.WarnContext(ctx, "events: leave a subscription", "err", err)
+			c.log.WarnContext(ctx, "events: leave a subscription", "broker", b.Name(), "err", err)
 		}
 	}
-	relaying.Wait()
 	if isLost(session) {
-		c.setAway(fmt.Errorf("lost at %s", time.Now().UTC().Format(time.RFC3339)))
-		c.log.WarnContext(ctx, "events: the connection to the broker is lost; connecting anew")
-	} else {
-		if err := c.relay.flush(ctx, session); err != nil {
-			c.log.WarnContext(ctx, "events: the outbox is not empty; what is left is sent by the next process", "err", err)
-		}
+		c.setAway(b, fmt.Errorf("lost at %s", time.Now().UTC().Format(time.RFC3339)))
+		c.log.WarnContext(ctx, "events: the connection to the broker is lost; connecting anew", "broker", b.Name())
+		c.relay.recordDoubt(ctx, b.Name(), since)
 	}
 	if err := session.Close(); err != nil {
-		c.log.DebugContext(ctx, "events: close the session", "err", err)
+		c.log.DebugContext(ctx, "events: close the session", "broker", b.Name(), "err", err)
 	}
 	return since
 }
 
 // subscribe joins every stream, and tries again those that refuse, until over
 // is done. It returns how to leave those joined.
-func (c *Client) subscribe(stop, over context.Context, session Session) (stops []func() error) {
+func (c *Client) subscribe(stop, over context.Context, b Broker, session Session) (stops []func() error) {
 	failed := backoff{first: 50 * time.Millisecond, most: time.Second}
 	todo := c.listener.streams()
 	for {
@@ -315,12 +346,12 @@ func (c *Client) subscribe(stop, over context.Context, session Session) (stops [
 				Stream: stream, Group: c.listener.group, MaxInFlight: c.cfg.MaxInFlight, AckWait: c.cfg.AckWait,
 			}, func(d Delivery) { c.listener.deliver(stop, stream, d) })
 			if err != nil {
-				c.setReady(subscriptionCheck(stream), notReady(err.Error()))
-				c.log.WarnContext(over, "events: not subscribed; trying again", "stream", stream, "group", c.listener.group, "err", err)
+				c.setReady(subscriptionCheck(b, stream), notReady(err.Error()))
+				c.log.WarnContext(over, "events: not subscribed; trying again", "broker", b.Name(), "stream", stream, "group", c.listener.group, "err", err)
 				return false
 			}
 			stops = append(stops, leave)
-			c.setReady(subscriptionCheck(stream), nil)
+			c.setReady(subscriptionCheck(b, stream), nil)
 			return true
 		})
 		if len(todo) == 0 || !failed.wait(over, session.Lost()) {

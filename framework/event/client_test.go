@@ -116,7 +116,7 @@ func TestReadyWithoutABroker(t *testing.T) {
 		slices.Sort(names)
 		return names
 	}
-	all := []string{"broker", "subscription pings", "subscription pongs"}
+	all := []string{"broker hand", "subscription pings on hand", "subscription pongs on hand"}
 	if got := slices.Sorted(maps.Keys(c.Ready())); !slices.Equal(got, all) {
 		t.Errorf("the checks are %v, want %v", got, all)
 	}

@@ -34,9 +34,17 @@ type Listener struct {
 	wake  chan struct{}    // tells the sweep that something may be due
 	seed  maphash.Seed
 
+	mu      sync.Mutex
+	left    map[rowKey]time.Time // keys that wait for another member, until when this one passes them by
+	workers []*worker
+}
+
+// worker applies what is queued for it, in batches.
+type worker struct {
+	queue chan *arrival
+
 	mu     sync.Mutex
-	left   map[rowKey]time.Time // keys that wait for another member, until when this one passes them by
-	queues []chan *arrival      // one a worker
+	oldest map[string]time.Time // by stream: when the oldest event of the batch under way was committed
 }
 
 // NewListener returns a listener of the group, which by custom is named after
@@ -112,8 +120,8 @@ func (l *Listener) prepare(ctx context.Context) error {
 // again. ctx ends the work itself.
 func (l *Listener) run(ctx, stop context.Context) {
 	var parts sync.WaitGroup
-	for _, queue := range l.queues {
-		parts.Go(func() { l.work(ctx, stop, queue) })
+	for _, w := range l.workers {
+		parts.Go(func() { l.work(ctx, stop, w) })
 	}
 	parts.Go(func() { l.sweep(ctx, stop) })
 	parts.Wait()
@@ -134,25 +142,25 @@ func (l *Listener) deliver(stop context.Context, stream string, d Delivery) {
 	_ = h.WriteByte(0)
 	_, _ = h.WriteString(a.Key)
 	select {
-	case l.queues[h.Sum64()%uint64(len(l.queues))] <- a:
+	case l.workers[h.Sum64()%uint64(len(l.workers))].queue <- a:
 	case <-stop.Done():
 	}
 }
 
 // work takes what is queued in batches.
-func (l *Listener) work(ctx, stop context.Context, queue <-chan *arrival) {
+func (l *Listener) work(ctx, stop context.Context, w *worker) {
 	for {
 		var batch []*arrival
 		select {
 		case <-stop.Done():
 			return
-		case a := <-queue:
+		case a := <-w.queue:
 			batch = append(batch, a)
 		}
 	fill:
 		for len(batch) < l.cfg.Batch {
 			select {
-			case a := <-queue:
+			case a := <-w.queue:
 				batch = append(batch, a)
 			default:
 				break fill
@@ -161,8 +169,39 @@ func (l *Listener) work(ctx, stop context.Context, queue <-chan *arrival) {
 		if stop.Err() != nil {
 			return
 		}
+		w.begin(batch)
 		l.apply(ctx, batch)
+		w.begin(nil)
 	}
+}
+
+// begin notes what the worker is at.
+func (w *worker) begin(batch []*arrival) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.oldest = map[string]time.Time{}
+	for _, a := range batch {
+		if old, ok := w.oldest[a.Stream]; a.malformed == nil && (!ok || a.Time.Before(old)) {
+			w.oldest[a.Stream] = a.Time
+		}
+	}
+}
+
+// oldest returns by stream when the oldest event was committed that has been
+// delivered and neither taken effect nor been parked. What is queued behind the
+// batches under way is younger, as a rule.
+func (l *Listener) oldest() map[string]time.Time {
+	all := map[string]time.Time{}
+	for _, w := range l.workers {
+		w.mu.Lock()
+		for stream, at := range w.oldest {
+			if old, ok := all[stream]; !ok || at.Before(old) {
+				all[stream] = at
+			}
+		}
+		w.mu.Unlock()
+	}
+	return all
 }
 
 // apply makes a batch take effect and then acknowledges it. A batch in which a

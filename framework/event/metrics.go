@@ -13,6 +13,8 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/turnstile-go/turnstile/framework/database"
 )
 
 // Telemetry is where a Client reports to. The zero value reports nowhere.
@@ -30,6 +32,7 @@ type metrics struct {
 
 	sentMessages     metric.Int64Counter
 	sendDuration     metric.Float64Histogram
+	batchSize        metric.Int64Histogram
 	consumedMessages metric.Int64Counter
 	handled          metric.Int64Counter
 	latency          metric.Float64Histogram
@@ -65,68 +68,166 @@ func newMetrics(t Telemetry) (*metrics, error) {
 	if m.sendDuration, err = meter.Float64Histogram("messaging.client.operation.duration", metric.WithUnit("s"), metric.WithDescription("How long the relay took for a batch."), seconds); err != nil {
 		return nil, fmt.Errorf("event: %w", err)
 	}
+	if m.batchSize, err = meter.Int64Histogram("turnstile.event.relay.batch", metric.WithUnit("{event}"), metric.WithDescription("Events in a batch of the relay."),
+		metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 20, 50, 100, 200, 500)); err != nil {
+		return nil, fmt.Errorf("event: %w", err)
+	}
 	if m.latency, err = meter.Float64Histogram("turnstile.event.commit_to_effect", metric.WithUnit("s"), metric.WithDescription("From an event's commit to the commit of its effect."), seconds); err != nil {
 		return nil, fmt.Errorf("event: %w", err)
 	}
 	return m, nil
 }
 
-// watch reports, whenever somebody asks, what waits in the database.
-func watch(t Telemetry, o *Outbox) error {
+// gauges are what is measured whenever somebody asks.
+type gauges struct {
+	outbox   *Outbox
+	listener *Listener // may be nil
+
+	depth, parked, letters        metric.Int64ObservableGauge
+	age, parkedAge, lag, brokerAt metric.Float64ObservableGauge
+}
+
+// watch reports what waits, in the database and in this process.
+func watch(t Telemetry, o *Outbox, l *Listener) error {
 	if t.Meter == nil {
 		return nil
 	}
 	meter := t.Meter.Meter(scope)
-	depth, err1 := meter.Int64ObservableGauge("turnstile.event.outbox.depth", metric.WithUnit("{event}"), metric.WithDescription("Committed events that are not sent yet."))
-	age, err2 := meter.Float64ObservableGauge("turnstile.event.outbox.age", metric.WithUnit("s"), metric.WithDescription("How long the oldest of them has waited."))
-	parked, err3 := meter.Int64ObservableGauge("turnstile.event.parked", metric.WithUnit("{event}"), metric.WithDescription("Events that wait in a listener group: early, retry or dead."))
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return fmt.Errorf("event: %w", err)
+	g := &gauges{outbox: o, listener: l}
+	var all []metric.Observable
+	for _, c := range []struct {
+		into              *metric.Int64ObservableGauge
+		name, unit, about string
+	}{
+		{&g.depth, "turnstile.event.outbox.depth", "{event}", "Committed events that are not sent yet."},
+		{&g.parked, "turnstile.event.parked", "{event}", "Events that wait in a listener group: early, retry or dead."},
+		{&g.letters, "turnstile.event.letters", "{letter}", "What a person should look at besides the dead: gap, fork, malformed."},
+	} {
+		var err error
+		if *c.into, err = meter.Int64ObservableGauge(c.name, metric.WithUnit(c.unit), metric.WithDescription(c.about)); err != nil {
+			return fmt.Errorf("event: %w", err)
+		}
+		all = append(all, *c.into)
 	}
-	_, err := meter.RegisterCallback(func(ctx context.Context, obs metric.Observer) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		var n int64
-		var oldest sql.NullInt64
-		if err := o.db.QueryRowContext(ctx, o.sql.depth).Scan(&n, &oldest); err != nil {
-			return fmt.Errorf("event: measure the outbox: %w", err)
+	for _, c := range []struct {
+		into        *metric.Float64ObservableGauge
+		name, about string
+	}{
+		{&g.age, "turnstile.event.outbox.age", "How long the oldest unsent event has waited."},
+		{&g.parkedAge, "turnstile.event.parked.age", "How long the oldest event of a state has been parked."},
+		{&g.lag, "turnstile.event.lag", "How far a group is behind a stream: the age of the oldest event that was delivered and has not taken effect."},
+		{&g.brokerAt, "turnstile.event.broker.missing", "For how long a broker has missed events that another took; 0 if it misses none."},
+	} {
+		var err error
+		if *c.into, err = meter.Float64ObservableGauge(c.name, metric.WithUnit("s"), metric.WithDescription(c.about)); err != nil {
+			return fmt.Errorf("event: %w", err)
 		}
-		obs.ObserveInt64(depth, n)
-		if oldest.Valid {
-			obs.ObserveFloat64(age, time.Since(fromMicros(oldest.Int64)).Seconds())
-		} else {
-			obs.ObserveFloat64(age, 0)
-		}
-		rows, err := o.db.QueryContext(ctx, o.sql.parkedByState)
-		if err != nil {
-			return fmt.Errorf("event: measure what is parked: %w", err)
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var group, state string
-			if err := rows.Scan(&group, &state, &n); err != nil {
-				return fmt.Errorf("event: measure what is parked: %w", err)
-			}
-			obs.ObserveInt64(parked, n, metric.WithAttributes(
-				attribute.String("messaging.consumer.group.name", group), attribute.String("state", state)))
-		}
-		return rows.Err()
-	}, depth, age, parked)
-	if err != nil {
+		all = append(all, *c.into)
+	}
+	if _, err := meter.RegisterCallback(g.observe, all...); err != nil {
 		return fmt.Errorf("event: %w", err)
 	}
 	return nil
 }
 
-func (m *metrics) sent(ctx context.Context, rows []row, acked int, start time.Time) {
+func (g *gauges) observe(ctx context.Context, obs metric.Observer) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := errors.Join(g.observeOutbox(ctx, obs), g.observeListeners(ctx, obs)); err != nil {
+		return fmt.Errorf("event: measure the ledger: %w", err)
+	}
+	return nil
+}
+
+func (g *gauges) observeOutbox(ctx context.Context, obs metric.Observer) error {
+	o := g.outbox
+	var n int64
+	var oldest sql.NullInt64
+	if err := o.db.QueryRowContext(ctx, o.sql.depth).Scan(&n, &oldest); err != nil {
+		return err
+	}
+	obs.ObserveInt64(g.depth, n)
+	obs.ObserveFloat64(g.age, ageOf(oldest))
+	missing, err := database.QueryAll(ctx, o.db, func(row database.Row) (m struct {
+		broker string
+		since  sql.NullInt64
+	}, err error,
+	) {
+		err = row.Scan(&m.broker, &m.since)
+		return m, err
+	}, o.sql.brokers)
+	for _, m := range missing {
+		obs.ObserveFloat64(g.brokerAt, ageOf(m.since), metric.WithAttributes(attribute.String("messaging.system", m.broker)))
+	}
+	return err
+}
+
+func (g *gauges) observeListeners(ctx context.Context, obs metric.Observer) error {
+	type count struct {
+		group, stream, what string
+		n                   int64
+		oldest              sql.NullInt64
+	}
+	scan := func(row database.Row) (c count, err error) {
+		err = row.Scan(&c.group, &c.stream, &c.what, &c.n, &c.oldest)
+		return c, err
+	}
+	parked, err := database.QueryAll(ctx, g.outbox.db, scan, g.outbox.sql.countParked)
+	if err != nil {
+		return err
+	}
+	group := func(name string) attribute.KeyValue { return attribute.String("messaging.consumer.group.name", name) }
+	stream := func(name string) attribute.KeyValue { return attribute.String("messaging.destination.name", name) }
+	lag := map[string]float64{} // of this process's group, by stream
+	if g.listener != nil {
+		for _, s := range g.listener.streams() {
+			lag[s] = 0
+		}
+		for s, at := range g.listener.oldest() {
+			lag[s] = max(0, time.Since(at).Seconds())
+		}
+	}
+	for _, c := range parked {
+		set := metric.WithAttributes(group(c.group), stream(c.stream), attribute.String("state", c.what))
+		age := ageOf(c.oldest)
+		obs.ObserveInt64(g.parked, c.n, set)
+		obs.ObserveFloat64(g.parkedAge, age, set)
+		if g.listener != nil && c.group == g.listener.group {
+			lag[c.stream] = max(lag[c.stream], age)
+		}
+	}
+	for s, seconds := range lag {
+		obs.ObserveFloat64(g.lag, seconds, metric.WithAttributes(group(g.listener.group), stream(s)))
+	}
+	letters, err := database.QueryAll(ctx, g.outbox.db, scan, g.outbox.sql.countLetters)
+	if err != nil {
+		return err
+	}
+	for _, c := range letters {
+		obs.ObserveInt64(g.letters, c.n, metric.WithAttributes(group(c.group), stream(c.stream), attribute.String("kind", c.what)))
+	}
+	return nil
+}
+
+// ageOf returns for how many seconds something has been so; 0 if it is not.
+func ageOf(since sql.NullInt64) float64 {
+	if !since.Valid {
+		return 0
+	}
+	return max(0, time.Since(fromMicros(since.Int64)).Seconds())
+}
+
+func (m *metrics) sent(ctx context.Context, broker string, rows []row, acked int, start time.Time) {
+	system := attribute.String("messaging.system", broker)
 	count := func(n int, outcome string) {
 		if n > 0 {
-			m.sentMessages.Add(ctx, int64(n), metric.WithAttributes(attribute.String("outcome", outcome)))
+			m.sentMessages.Add(ctx, int64(n), metric.WithAttributes(system, attribute.String("outcome", outcome)))
 		}
 	}
 	count(acked, "acknowledged")
 	count(len(rows)-acked, "failed")
-	m.sendDuration.Record(ctx, time.Since(start).Seconds(), metric.WithAttributes(attribute.String("messaging.operation.name", "send")))
+	m.sendDuration.Record(ctx, time.Since(start).Seconds(), metric.WithAttributes(system, attribute.String("messaging.operation.name", "send")))
+	m.batchSize.Record(ctx, int64(len(rows)), metric.WithAttributes(system))
 }
 
 func (m *metrics) delivered(ctx context.Context, group, stream string, again bool) {

@@ -2,11 +2,9 @@ package event
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -14,24 +12,46 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 )
 
-// relay moves what is committed from the outbox to the broker. Any number of
+// relay moves what is committed from the outbox to the brokers. Any number of
 // relays may work on one outbox: two that send the same row do no harm.
+//
+// With several brokers, each event is sent to every one that is connected, and
+// is sent when one of them has acknowledged it: while a broker is away the
+// others carry on. What a broker did not get is remembered in the database and
+// sent again when it can be (see archive.go).
 type relay struct {
 	*Outbox
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
+	name    string        // of this process
+	joins   chan *joining // sessions to send to
+	called  chan struct{} // another process of the service has something to send
 
-	// unmarked has what the broker acknowledged over the current session and
-	// is not marked yet, by id. Where one process relays, marking can wait a
-	// little: its disk write would compete with those that somebody waits for.
-	unmarked map[int64]row
+	// Below is for the goroutine of run, and then that of flush.
+	outlets []*outlet
+
+	// unmarked has what was acknowledged and is not marked yet: by id, the
+	// brokers that did. Where one process relays, marking can wait a little:
+	// its disk write would compete with those that somebody waits for.
+	unmarked map[int64][]string
 }
 
-// resendMargin is how long before a connection is known to be lost its
-// acknowledgements are not trusted: the time that it takes to find out, and
-// what a broker that stopped hard may not have written.
-const resendMargin = 30 * time.Second
+// outlet is a session to send to.
+type outlet struct {
+	broker   string
+	session  Session
+	repairs  backoff // of repairs while the broker keeps missing events
+	repairAt time.Time
+}
+
+// joining asks the relay to send to a session, too.
+type joining struct {
+	broker  string
+	session Session
+	since   time.Time // from when on what was sent to that broker is in doubt
+	done    chan error
+}
 
 // batchSize bounds a batch of the relay.
 const batchSize = 500
@@ -42,8 +62,8 @@ const batchBytes = 16 << 20
 // markAfter is how long a mark may wait for others.
 const markAfter = 10 * time.Millisecond
 
-// poll is how often the relay, the schedule and the sweep look for what another
-// process left, since this one wakes them at once for its own.
+// poll is how often the relay, the schedule and the sweep look for what nobody
+// has told them of.
 const poll = time.Second
 
 // row is an event in the outbox.
@@ -53,25 +73,55 @@ type row struct {
 	body   []byte
 }
 
+// join has the relay send to a session until it is lost. Before it sends
+// anything there, it has durably undertaken to send again what is in doubt.
+func (r *relay) join(stop context.Context, broker string, session Session, since time.Time) error {
+	j := &joining{broker, session, since, make(chan error, 1)}
+	select {
+	case r.joins <- j:
+	case <-stop.Done():
+		return stop.Err()
+	}
+	select {
+	case err := <-j.done:
+		return err
+	case <-stop.Done():
+		return stop.Err()
+	}
+}
+
 // run sends what is committed, at once and in order of commit, until stop is
-// done or the session is lost. It is called for one session at a time.
-func (r *relay) run(ctx, stop context.Context, session Session) {
+// done. Work under way then ends with ctx.
+func (r *relay) run(ctx, stop context.Context) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
-	var mark <-chan time.Time // fires when what is acknowledged should be marked
-	r.unmarked = map[int64]row{}
-	failed := backoff{first: 50 * time.Millisecond, most: 2 * time.Second}
+	var (
+		mark     <-chan time.Time // fires when what is acknowledged should be marked
+		again    <-chan time.Time // fires when what failed should be tried again
+		failed   = backoff{first: 50 * time.Millisecond, most: 2 * time.Second}
+		repaired = time.Now()
+	)
 	for {
-		more, err := r.batch(ctx, session)
-		if err != nil && stop.Err() == nil && !isLost(session) {
-			r.log.WarnContext(ctx, "relay: some events were not sent; they stay in the outbox", "err", err)
-			if !failed.wait(stop, session.Lost()) {
-				return
+		var more bool
+		var err error
+		if r.dropLost(); len(r.outlets) > 0 && again == nil {
+			if time.Since(repaired) >= poll {
+				repaired = time.Now()
+				err = r.repair(ctx)
 			}
-			continue
+			if err == nil {
+				more, err = r.batch(ctx)
+			}
 		}
-		failed.reset()
-		if more && err == nil {
+		switch r.dropLost(); {
+		case err != nil && stop.Err() == nil && len(r.outlets) > 0:
+			r.log.WarnContext(ctx, "relay: some events were not sent; they stay in the outbox", "err", err)
+			again = time.After(failed.next())
+		case again == nil:
+			failed.reset()
+		}
+		if more && err == nil && stop.Err() == nil {
+			r.call(ctx) // others may take a share
 			continue
 		}
 		if len(r.unmarked) > 0 && mark == nil {
@@ -79,7 +129,16 @@ func (r *relay) run(ctx, stop context.Context, session Session) {
 		}
 		select {
 		case <-r.committed:
+			if len(r.outlets) == 0 {
+				r.call(ctx) // another process may be connected
+			}
+		case <-r.called:
 		case <-ticker.C:
+		case j := <-r.joins:
+			j.done <- r.admit(ctx, j)
+			again = nil
+		case <-again:
+			again = nil
 		case <-mark:
 			mark = nil
 			if err := r.markAll(ctx); err != nil {
@@ -87,18 +146,42 @@ func (r *relay) run(ctx, stop context.Context, session Session) {
 			}
 		case <-stop.Done():
 			return
-		case <-session.Lost():
-			// What was not marked is in doubt like the rest.
-			return
 		}
 	}
 }
 
+// call wakes the relays of the service's other processes.
+func (r *relay) call(ctx context.Context) {
+	if err := r.db.Notify(ctx, channel, callRelay); err != nil {
+		r.log.DebugContext(ctx, "relay: other processes were not told of new events; they look every second", "err", err)
+	}
+}
+
+// admit adds a session to those that the relay sends to.
+func (r *relay) admit(ctx context.Context, j *joining) error {
+	if isLost(j.session) {
+		return errors.New("event: the session is lost already")
+	}
+	if err := r.enter(ctx, j.broker, j.since); err != nil {
+		return err
+	}
+	r.outlets = append(r.outlets, &outlet{
+		broker: j.broker, session: j.session, repairs: backoff{first: poll, most: time.Minute},
+	})
+	return nil
+}
+
+// dropLost forgets the sessions that are lost.
+func (r *relay) dropLost() {
+	r.outlets = slices.DeleteFunc(r.outlets, func(o *outlet) bool { return isLost(o.session) })
+}
+
 // flush sends what is left in the outbox when the service stops. What it
 // cannot send stays for the next process.
-func (r *relay) flush(ctx context.Context, session Session) error {
+func (r *relay) flush(ctx context.Context) error {
 	for {
-		more, err := r.batch(ctx, session)
+		r.dropLost()
+		more, err := r.batch(ctx)
 		if e := r.markAll(ctx); err != nil || e != nil {
 			return errors.Join(err, e)
 		}
@@ -109,9 +192,9 @@ func (r *relay) flush(ctx context.Context, session Session) error {
 }
 
 // batch sends the oldest unsent events and has those marked, in one statement,
-// that the broker acknowledged. It reports whether there may be more. An error
-// means that at least one was not acknowledged.
-func (r *relay) batch(ctx context.Context, session Session) (more bool, err error) {
+// that a broker acknowledged. It reports whether there may be more. An error
+// means that at least one was not acknowledged by any.
+func (r *relay) batch(ctx context.Context) (more bool, err error) {
 	if !r.dialect.locks {
 		rows, more, err := r.unsent(ctx, r.db)
 		if err != nil {
@@ -119,10 +202,10 @@ func (r *relay) batch(ctx context.Context, session Session) (more bool, err erro
 		}
 		rows = slices.DeleteFunc(rows, func(o row) bool { _, sent := r.unmarked[o.id]; return sent })
 		if len(rows) > 0 {
-			var acked []row
-			acked, err = r.send(ctx, session, rows)
-			for _, o := range acked {
-				r.unmarked[o.id] = o
+			var acked map[int64][]string
+			acked, err = r.send(ctx, rows)
+			for id, brokers := range acked {
+				r.unmarked[id] = brokers
 			}
 		}
 		if more {
@@ -139,8 +222,8 @@ func (r *relay) batch(ctx context.Context, session Session) (more bool, err erro
 		if rows, more, err = r.unsent(ctx, tx); err != nil || len(rows) == 0 {
 			return err
 		}
-		var acked []row
-		acked, sendErr = r.send(ctx, session, rows)
+		var acked map[int64][]string
+		acked, sendErr = r.send(ctx, rows)
 		return r.mark(ctx, tx, acked)
 	})
 	return more, errors.Join(sendErr, err)
@@ -169,30 +252,51 @@ func (r *relay) unsent(ctx context.Context, q database.Querier) (rows []row, mor
 	return rows, len(rows) == batchSize || size >= batchBytes, nil
 }
 
-// send publishes the rows side by side and returns those that were
-// acknowledged. It ends when every one is acknowledged or given up.
-func (r *relay) send(ctx context.Context, session Session, rows []row) (acked []row, err error) {
-	start := time.Now()
+// errNoBroker is why nothing can be sent.
+var errNoBroker = errors.New("event: no broker is connected")
+
+// send publishes the rows to every connected broker, side by side, and returns
+// by id of the row which brokers acknowledged it. It ends when every broker has
+// answered or given up. An error means that some row is not among them.
+func (r *relay) send(ctx context.Context, rows []row) (acked map[int64][]string, err error) {
+	if len(r.outlets) == 0 {
+		return nil, errNoBroker
+	}
 	var (
 		mu      sync.Mutex
 		pending sync.WaitGroup
+		counts  = make([]int, len(r.outlets)) // acknowledged, by outlet
+		refused = make([]error, len(r.outlets))
+		start   = time.Now()
 	)
+	acked = make(map[int64][]string, len(rows))
 	for _, o := range rows {
-		pending.Add(1)
-		session.Publish(ctx, o.stream, o.body, func(e error) {
-			mu.Lock()
-			if e == nil {
-				acked = append(acked, o)
-			} else if err == nil {
-				err = fmt.Errorf("event: send on %s: %w", o.stream, e)
-			}
-			mu.Unlock()
-			pending.Done()
-		})
+		for i, out := range r.outlets {
+			pending.Add(1)
+			out.session.Publish(ctx, o.stream, o.body, func(e error) {
+				mu.Lock()
+				if e == nil {
+					acked[o.id] = append(acked[o.id], out.broker)
+					counts[i]++
+				} else if refused[i] == nil {
+					refused[i] = fmt.Errorf("event: send on %s to %s: %w", o.stream, out.broker, e)
+				}
+				mu.Unlock()
+				pending.Done()
+			})
+		}
 	}
 	pending.Wait()
-	r.metrics.sent(ctx, rows, len(acked), start)
-	return acked, err
+	for i, out := range r.outlets {
+		r.metrics.sent(ctx, out.broker, rows, counts[i], start)
+	}
+	if len(acked) < len(rows) {
+		return acked, errors.Join(refused...)
+	}
+	if err := errors.Join(refused...); err != nil {
+		r.log.WarnContext(ctx, "relay: a broker did not take some events, another did; they are sent to it again", "err", err)
+	}
+	return acked, nil
 }
 
 // markAll marks what is acknowledged and not marked yet.
@@ -200,61 +304,49 @@ func (r *relay) markAll(ctx context.Context) error {
 	if len(r.unmarked) == 0 {
 		return nil
 	}
-	err := r.db.InTx(ctx, func(tx *database.Tx) error {
-		return r.mark(ctx, tx, slices.Collect(maps.Values(r.unmarked)))
-	})
+	err := r.db.InTx(ctx, func(tx *database.Tx) error { return r.mark(ctx, tx, r.unmarked) })
 	if err == nil {
 		clear(r.unmarked)
 	}
 	return err
 }
 
-// mark records that rows are sent: only after the broker has said so.
-func (r *relay) mark(ctx context.Context, tx *database.Tx, rows []row) error {
-	if len(rows) == 0 {
+// mark records that rows are sent, only after a broker has said so, and which
+// of the brokers that this outbox knows do not have all of them.
+func (r *relay) mark(ctx context.Context, tx *database.Tx, acked map[int64][]string) error {
+	if len(acked) == 0 {
 		return nil
 	}
 	type id struct {
 		ID int64 `json:"id"`
 	}
-	ids := make([]id, len(rows))
-	for i, o := range rows {
-		ids[i].ID = o.id
+	ids := make([]id, 0, len(acked))
+	full := map[string]int{}
+	for i, brokers := range acked {
+		ids = append(ids, id{i})
+		for _, b := range brokers {
+			full[b]++
+		}
 	}
-	if _, err := tx.ExecContext(ctx, r.sql.markSent, asRows(ids), micros(time.Now())); err != nil {
+	complete := []brokerName{}
+	for b, n := range full {
+		if n == len(acked) {
+			complete = append(complete, brokerName{b})
+		}
+	}
+	now := micros(time.Now())
+	if _, err := tx.ExecContext(ctx, r.sql.markSent, asRows(ids), now); err != nil {
 		return fmt.Errorf("event: mark events sent: %w", err)
+	}
+	if _, err := tx.ExecContext(ctx, r.sql.markMissing, asRows(complete), now); err != nil {
+		return fmt.Errorf("event: record what a broker misses: %w", err)
 	}
 	return nil
 }
 
-// doubtSince has everything sent again that was marked sent at or after t. It
-// is durable before anything else is sent.
-//
-// A broker can lose what it acknowledged, and a relay can end between an
-// acknowledgement and its mark. So what a lost connection puts in doubt is sent
-// again, and listeners drop what they know.
-func (r *relay) doubtSince(ctx context.Context, t time.Time) error {
-	return r.db.InTx(ctx, func(tx *database.Tx) error {
-		done, err := tx.ExecContext(ctx, r.sql.doubt, micros(t))
-		if err != nil {
-			return fmt.Errorf("event: have events sent again: %w", err)
-		}
-		if n, err := done.RowsAffected(); err == nil && n > 0 {
-			r.log.InfoContext(ctx, "relay: sending again what may not have arrived", "events", n)
-		}
-		return nil
-	})
-}
-
-// lastSent returns when an event was last marked sent, by any relay: what a
-// process that starts must take as the moment when its predecessor ended. False
-// if none was.
-func (r *relay) lastSent(ctx context.Context) (time.Time, bool, error) {
-	var at sql.NullInt64
-	if err := r.db.QueryRowContext(ctx, r.sql.lastSent).Scan(&at); err != nil {
-		return time.Time{}, false, fmt.Errorf("event: read the time of the last sending: %w", err)
-	}
-	return fromMicros(at.Int64), at.Valid, nil
+// brokerName names a broker in a statement's set of rows.
+type brokerName struct {
+	Broker string `json:"broker"`
 }
 
 // runSchedule publishes scheduled events when they are due, until ctx is done.
@@ -283,41 +375,6 @@ func (r *relay) runSchedule(ctx context.Context) {
 		case <-r.scheduled:
 		case <-ctx.Done():
 			return
-		}
-	}
-}
-
-// runPrune removes what the archive has kept for long enough, in small
-// batches, until ctx is done. Several processes may do so.
-func (r *relay) runPrune(ctx context.Context) {
-	const small = 1000
-	ticker := time.NewTicker(time.Minute)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-		before := micros(time.Now().Add(-r.cfg.Archive))
-		for _, statement := range []string{r.sql.prune, r.sql.pruneJournal} {
-			for full := true; full; {
-				err := r.db.InTx(ctx, func(tx *database.Tx) error {
-					done, err := tx.ExecContext(ctx, statement, before, small)
-					if err != nil {
-						return fmt.Errorf("event: prune the archive: %w", err)
-					}
-					n, err := done.RowsAffected()
-					full = n == small
-					return err
-				})
-				if err != nil {
-					full = false
-					if ctx.Err() == nil {
-						r.log.WarnContext(ctx, "archive: not pruned; tried again in a minute", "err", err)
-					}
-				}
-			}
 		}
 	}
 }

@@ -41,11 +41,17 @@ type statements struct {
 	nextDue, dueKeys, lockKeys, takeDue string
 
 	// the relay
-	unsent, markSent, doubt, lastSent, prune, pruneJournal, depth string
+	unsent, markSent, markMissing, lastSent, depth string
+
+	// the archive
+	enterBroker, doubt, missing, unsend, clearMissing, prune, pruneJournal, pruneAttempts string
+
+	// replicas
+	attend, forgetProcesses, retire, lease string
 
 	// a batch
 	createCursors, lockCursors, lockFreeCursors, readParked, insertParked, deleteParked, updateCursors string
-	insertJournal, insertLetters, clearGaps, knownTypes                                                string
+	insertJournal, insertAttempts, insertLetters, clearGaps, knownTypes                                string
 
 	// the sweep
 	wakeUps, firstParked, updateParked string
@@ -53,8 +59,11 @@ type statements struct {
 	// start-up
 	subscribe, since, addType, removeType string
 
+	// metrics
+	countParked, countLetters, brokers string
+
 	// operators
-	parkedByState, deadLetters, redrive, parkedState, dropParked, lockOne, skip, dismiss, wakeKey string
+	deadLetters, redrive, parkedState, dropParked, lockOne, skip, dismiss, wakeKey string
 }
 
 func newStatements(d dialect) *statements {
@@ -98,14 +107,39 @@ RETURNING id, stream, key, event_id, type, due_at, body`,
 
 		unsent:   `SELECT id, stream, body FROM event_outbox WHERE sent_at IS NULL ORDER BY id LIMIT $1` + d.skipLocked,
 		markSent: `UPDATE event_outbox SET sent_at = $2 WHERE id IN (SELECT t.id FROM ` + d.rows("id bigint") + `)`,
-		doubt:    `UPDATE event_outbox SET sent_at = NULL WHERE sent_at >= $1`,
+		// Not only where it is null: the row's lock has whoever sends again
+		// what the broker misses wait for this transaction.
+		markMissing: `
+UPDATE event_broker SET missing_since = coalesce(missing_since, $2)
+WHERE broker NOT IN (SELECT t.broker FROM ` + d.rows("broker text") + `)`,
 		lastSent: `SELECT max(sent_at) FROM event_outbox WHERE sent_at IS NOT NULL`,
+
+		enterBroker: `INSERT INTO event_broker (broker, since) VALUES ($1, $2) ON CONFLICT DO NOTHING`,
+		doubt: `
+UPDATE event_broker SET missing_since = CASE WHEN missing_since < $2 THEN missing_since ELSE $2 END
+WHERE broker = $1`,
+		missing:      `SELECT missing_since FROM event_broker WHERE broker = $1`,
+		unsend:       `UPDATE event_outbox SET sent_at = NULL WHERE sent_at >= $1`,
+		clearMissing: `UPDATE event_broker SET missing_since = NULL WHERE broker = $1`,
 		prune: `
 DELETE FROM event_outbox WHERE id IN (
     SELECT id FROM event_outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT $2` + d.skipLocked + `)`,
 		pruneJournal: `
 DELETE FROM event_journal WHERE id IN (
     SELECT id FROM event_journal WHERE applied_at < $1 ORDER BY applied_at LIMIT $2` + d.skipLocked + `)`,
+		pruneAttempts: `
+DELETE FROM event_attempt WHERE id IN (
+    SELECT id FROM event_attempt WHERE at < $1 ORDER BY at LIMIT $2` + d.skipLocked + `)`,
+
+		attend: `
+INSERT INTO event_process (process, brokers, started_at, seen_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (process) DO UPDATE SET seen_at = excluded.seen_at`,
+		forgetProcesses: `DELETE FROM event_process WHERE seen_at < $1`,
+		retire:          `DELETE FROM event_process WHERE process = $1`,
+		lease: `
+INSERT INTO event_lease AS l (name, holder, until) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+WHERE l.holder = excluded.holder OR l.until < $4`,
 		depth: `SELECT count(*), min(at) FROM event_outbox WHERE sent_at IS NULL`,
 
 		// Three statements, not one or two: see the rules in doc.go.
@@ -133,6 +167,10 @@ FROM ` + d.rows(cursors) + ` WHERE c.grp = $2 AND c.stream = t.stream AND c.key 
 INSERT INTO event_journal (grp, stream, key, seq, event_id, type, applied_at)
 SELECT $2, t.stream, t.key, t.seq, t.event_id, t.type, t.at
 FROM ` + d.rows("stream text, key text, seq bigint, event_id text, type text, at bigint"),
+		insertAttempts: `
+INSERT INTO event_attempt (grp, stream, key, seq, event_id, attempt, error, at)
+SELECT $2, t.stream, t.key, t.seq, t.event_id, t.attempt, t.error, t.at
+FROM ` + d.rows("stream text, key text, seq bigint, event_id text, attempt bigint, error text, at bigint"),
 		insertLetters: `
 INSERT INTO event_letter (grp, stream, key, seq, kind, error, body, at)
 SELECT $2, t.stream, t.key, t.seq, t.kind, t.error, t.body, t.at
@@ -159,7 +197,10 @@ WHERE p.grp = $2 AND p.stream = t.stream AND p.key = t.key AND p.seq = t.seq`,
 		addType:    `INSERT INTO event_type (grp, stream, type) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
 		removeType: `DELETE FROM event_type WHERE grp = $1 AND stream = $2 AND type = $3`,
 
-		parkedByState: `SELECT grp, state, count(*) FROM event_parked GROUP BY grp, state`,
+		countParked:  `SELECT grp, stream, state, count(*), min(at) FROM event_parked GROUP BY grp, stream, state`,
+		countLetters: `SELECT grp, stream, kind, count(*), min(at) FROM event_letter GROUP BY grp, stream, kind`,
+		brokers:      `SELECT broker, missing_since FROM event_broker`,
+
 		deadLetters: `
 SELECT grp, stream, key, seq, 'dead', attempts, error, body, at FROM event_parked WHERE state = 'dead'
 UNION ALL

@@ -224,7 +224,7 @@ func (t *turn) claim(ctx context.Context, c *cursor) (*attempt, error) {
 	}
 	first := head.State == early
 	if !first && head.Attempts >= int64(t.l.cfg.Attempts) {
-		t.l.sentence(ctx, head, e, fmt.Errorf("the process ended during attempt %d", head.Attempts))
+		t.sentence(ctx, head, e, fmt.Errorf("the process ended during attempt %d", head.Attempts))
 		t.update = append(t.update, *head)
 		return nil, nil
 	}
@@ -345,7 +345,7 @@ func (l *Listener) recordFailure(ctx context.Context, a *attempt, failure error)
 		if head == nil || head.Seq != a.Seq || head.State != retry {
 			return nil
 		}
-		l.sentence(ctx, head, a.event, failure)
+		t.sentence(ctx, head, a.event, failure)
 		c.changed = true
 		t.update = append(t.update, *head)
 		return nil

@@ -87,6 +87,16 @@ type letter struct {
 	At    int64  `json:"at"`
 }
 
+// attemptRow is an attempt that failed, for people.
+type attemptRow struct {
+	rowKey
+	Seq     int64  `json:"seq"`
+	EventID string `json:"event_id"`
+	Attempt int64  `json:"attempt"`
+	Error   string `json:"error"`
+	At      int64  `json:"at"`
+}
+
 type journalRow struct {
 	rowKey
 	Seq     int64  `json:"seq"`
@@ -122,14 +132,16 @@ type turn struct {
 	order   []*cursor
 	known   map[Meta]bool // types that some member of the group handles; nil until needed
 
-	park    []parkedRow
-	unpark  []reference
-	update  []parkedRow
-	letters []letter
-	journal []journalRow
-	clear   []rowKey
-	counts  counts
-	spans   []trace.Span
+	park     []parkedRow
+	unpark   []reference
+	update   []parkedRow
+	attempts []attemptRow
+	letters  []letter
+	journal  []journalRow
+	clear    []rowKey
+	others   bool // something was parked for another member of the group
+	counts   counts
+	spans    []trace.Span
 }
 
 // counts is what a turn did, for the metrics, which hear of it if it commits.
@@ -183,6 +195,11 @@ func (l *Listener) inTurn(ctx context.Context, keys []rowKey, extent extent, f f
 			if c.WakeAt != nil {
 				signal(l.wake)
 				break
+			}
+		}
+		if t.others {
+			if err := l.db.Notify(ctx, channel, callListener); err != nil {
+				l.log.DebugContext(ctx, "listener: other processes were not told of a parked event; they look every second", "group", l.group, "err", err)
 			}
 		}
 	}
@@ -312,6 +329,7 @@ func (t *turn) apply(ctx context.Context, c *cursor, arrivals []*arrival) error 
 				return err
 			} else if kept {
 				t.parkEarly(c, a)
+				t.others = true
 				continue
 			}
 			if err := t.handle(ctx, c, a.envelope, 1); err != nil {
@@ -494,7 +512,7 @@ func (t *turn) write(ctx context.Context) error {
 		t.counts.duplicates += int64(len(t.park) - len(parked))
 	}
 	if len(t.update) > 0 {
-		if err := run("record attempts", l.sql.updateParked, t.update); err != nil {
+		if err := run("update parked events", l.sql.updateParked, t.update); err != nil {
 			return err
 		}
 	}
@@ -527,6 +545,11 @@ func (t *turn) write(ctx context.Context) error {
 	}
 	if len(t.journal) > 0 {
 		if err := run("write the journal", l.sql.insertJournal, t.journal); err != nil {
+			return err
+		}
+	}
+	if len(t.attempts) > 0 {
+		if err := run("record attempts", l.sql.insertAttempts, t.attempts); err != nil {
 			return err
 		}
 	}
@@ -592,15 +615,15 @@ func (l *Listener) parkFailed(ctx context.Context, a *arrival, failure error) er
 			return nil
 		}
 		p := parkedRow{rowKey: c.rowKey, Seq: a.Sequence, Attempts: 1, Body: string(a.body), At: t.now}
-		l.sentence(ctx, &p, a.envelope, failure)
+		t.sentence(ctx, &p, a.envelope, failure)
 		t.insert(c, p)
 		return nil
 	})
 }
 
 // sentence says what becomes of an event that has failed p.Attempts times.
-func (l *Listener) sentence(ctx context.Context, p *parkedRow, e *envelope, failure error) {
-	v := verdictOf(failure)
+func (t *turn) sentence(ctx context.Context, p *parkedRow, e *envelope, failure error) {
+	l, v := t.l, verdictOf(failure)
 	delay := l.retryDelay(int(p.Attempts))
 	if v.after > 0 {
 		delay = v.after
@@ -610,6 +633,7 @@ func (l *Listener) sentence(ctx context.Context, p *parkedRow, e *envelope, fail
 	if v.dead || p.Attempts >= int64(l.cfg.Attempts) {
 		p.State = dead
 	}
+	t.attempts = append(t.attempts, attemptRow{p.rowKey, p.Seq, e.ID, p.Attempts, p.Error, t.now})
 	l.metrics.failed(ctx, l.group, e, p.State == dead)
 	level, text := l.log.WarnContext, "listener: a handler failed; the event is tried again"
 	if p.State == dead {
