@@ -5,15 +5,15 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"net/url"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
 	_ "modernc.org/sqlite" // reads the services' databases
+
+	"github.com/turnstile-go/turnstile/e2e/internal/invariants"
 )
 
 // books are the databases of a system's services, read only, by service.
@@ -213,18 +213,6 @@ func (b *books) check() (events int) {
 	return len(committed)
 }
 
-// ticketRow, orderRow are what the services keep of tickets and orders, in columns that all who know them have.
-type (
-	ticketRow struct {
-		title, user    string
-		price, version int64
-	}
-	orderRow struct {
-		user, status            string
-		price, version, expires int64
-	}
-)
-
 // pending returns how many payments are neither captured nor declined.
 func (b *books) pending() (n int) {
 	b.t.Helper()
@@ -232,110 +220,20 @@ func (b *books) pending() (n int) {
 	return n
 }
 
-// checkApplication compares replicas with their sources, and the services with each other, for the quiet system. It
+// checkApplication compares the services with each other and with the rules of the business, for the quiet system. It
 // returns how many orders there are in each status.
 func (b *books) checkApplication() map[string]int {
 	b.t.Helper()
-	type holding struct {
-		order string
-		sold  bool
+	r, err := invariants.Check(b.t.Context(), invariants.Application{
+		Auth: b.dbs["auth"], Orders: b.dbs["orders"], Payments: b.dbs["payments"], Tickets: b.dbs["tickets"],
+	}, time.Now())
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	source, replica := map[string]ticketRow{}, map[string]ticketRow{}
-	held, live := map[string]holding{}, map[string]holding{}
-	b.rows("tickets", `SELECT id, title, user_id, price, version, order_id, sold FROM tickets`, func(scan func(...any)) {
-		var id string
-		var row ticketRow
-		var h holding
-		scan(&id, &row.title, &row.user, &row.price, &row.version, &h.order, &h.sold)
-		source[id] = row
-		if h.order != "" {
-			held[id] = h
-		}
-	})
-	b.rows("orders", `SELECT id, title, user_id, price, version FROM tickets WHERE deleted = 0`, func(scan func(...any)) {
-		var id string
-		var row ticketRow
-		scan(&id, &row.title, &row.user, &row.price, &row.version)
-		replica[id] = row
-	})
-	same(b.t, "tickets and orders on the tickets", source, replica)
-
-	orders, known := map[string]orderRow{}, map[string]orderRow{}
-	statuses := map[string]int{}
-	paidBy := map[string]string{}
-	b.rows("orders", `SELECT id, user_id, status, ticket_price, version, expires_at, ticket_id, payment_id FROM orders`, func(scan func(...any)) {
-		var id, ticket, payment string
-		var row orderRow
-		scan(&id, &row.user, &row.status, &row.price, &row.version, &row.expires, &ticket, &payment)
-		orders[id] = row
-		statuses[row.status]++
-		if row.status != "cancelled" {
-			if other, twice := live[ticket]; twice {
-				b.t.Errorf("ticket %s has two live orders, %s and %s", ticket, other.order, id)
-			}
-			live[ticket] = holding{id, row.status == "complete"}
-		}
-		if payment != "" {
-			paidBy[id] = payment
-		}
-	})
-	b.rows("payments", `SELECT id, user_id, status, price, version, expires_at FROM orders`, func(scan func(...any)) {
-		var id string
-		var row orderRow
-		scan(&id, &row.user, &row.status, &row.price, &row.version, &row.expires)
-		known[id] = row
-	})
-	same(b.t, "orders and payments on the orders", orders, known)
-	same(b.t, "tickets and orders on who holds which ticket", held, live)
-
-	refused := map[string]bool{} // payments whose money goes back
-	b.rows("orders", `SELECT json_extract(body, '$.data.paymentId') FROM event_outbox WHERE type = 'order.payment_refused'`, func(scan func(...any)) {
-		var id string
-		scan(&id)
-		refused[id] = true
-	})
-	captured := map[string]string{}
-	b.rows("payments", `SELECT id, order_id, status, amount FROM payments`, func(scan func(...any)) {
-		var id, of, status string
-		var amount int64
-		scan(&id, &of, &status, &amount)
-		switch status {
-		case "captured":
-			if amount != orders[of].price {
-				b.t.Errorf("payment %s took %d for order %s of %d", id, amount, of, orders[of].price)
-			}
-			if refused[id] {
-				return
-			}
-			if other, twice := captured[of]; twice {
-				b.t.Errorf("order %s was paid twice, by %s and %s", of, other, id)
-			}
-			captured[of] = id
-		case "pending":
-			b.t.Errorf("payment %s of order %s was never settled", id, of)
-		}
-	})
-	same(b.t, "orders and payments on what is paid", paidBy, captured)
-	return statuses
-}
-
-// same reports how two views of the same things differ.
-func same[V comparable](t *testing.T, what string, a, b map[string]V) {
-	t.Helper()
-	ids := map[string]bool{}
-	for id := range a {
-		ids[id] = true
+	for _, v := range r.Violations {
+		b.t.Error(v)
 	}
-	for id := range b {
-		ids[id] = true
-	}
-	for _, id := range slices.Sorted(maps.Keys(ids)) {
-		left, here := a[id]
-		right, there := b[id]
-		if here != there || left != right {
-			t.Errorf("%s do not agree: %s is %+v (known: %t) and %+v (known: %t)", what, id, left, here, right, there)
-		}
-	}
+	return r.Orders
 }
 
 var errNotYet = errors.New("not yet")

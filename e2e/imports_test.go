@@ -45,6 +45,8 @@ var layers = []struct {
 	{`framework/web/session`, []string{`framework/(web|secret|internal/.+)`}},
 	{`framework/web/session/\w+`, []string{`framework/web/session`}},
 	{`framework/cmd/turnstile(/.+)?`, []string{`framework/(cmd/turnstile/internal/.+|database|event|event/stan/stanserver)`}},
+
+	{`e2e/internal/.+`, []string{`framework/event/admin`, `e2e/internal/.+`}},
 }
 
 // libraries says who may import a library that should be at home in one place.
