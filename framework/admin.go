@@ -17,11 +17,7 @@ type admin struct {
 	done   chan struct{}
 }
 
-func listenAdmin(addr string, h *health, metrics http.Handler, describe func() ([]byte, error), log *slog.Logger) (*admin, error) {
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
+func serveAdmin(listener net.Listener, h *health, metrics http.Handler, describe func() ([]byte, error), log *slog.Logger) *admin {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK, map[string]string{"status": "alive"})
@@ -72,7 +68,7 @@ func listenAdmin(addr string, h *health, metrics http.Handler, describe func() (
 			log.Error("admin server failed", "error", err)
 		}
 	}()
-	return a, nil
+	return a
 }
 
 // close ends the server and whatever it is answering.

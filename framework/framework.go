@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -55,6 +56,9 @@ type Options struct {
 	// Signals delivers the signals to stop: the first makes the service drain, the second makes Run return
 	// at once, with parts still running. Nil means none.
 	Signals <-chan os.Signal
+	// Listen, if set, opens the admin server's listener, for services without a network of the machine's. Nil
+	// listens on TCP.
+	Listen func(ctx context.Context, network, addr string) (net.Listener, error)
 	// Ready, if set, is called once, when the service is first ready, with the address of every part that
 	// has one and that of the admin server, "admin".
 	Ready func(addresses map[string]string)
@@ -100,6 +104,9 @@ type program struct {
 func (p *program) run(ctx context.Context) error {
 	if p.options.Stdout == nil {
 		p.options.Stdout = io.Discard
+	}
+	if p.options.Listen == nil {
+		p.options.Listen = new(net.ListenConfig).Listen
 	}
 	command := "run"
 	switch len(p.options.Args) {

@@ -22,16 +22,18 @@ type lifecycle struct {
 }
 
 // listen opens the admin server, before anything that may take time.
-func (l *lifecycle) listen(metrics http.Handler) (err error) {
+func (l *lifecycle) listen(ctx context.Context, metrics http.Handler) error {
 	if l.process.ReadyFile != "" { // from an earlier process
 		if err := os.Remove(l.process.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove READY_FILE: %w", err)
 		}
 	}
 	describe := func() ([]byte, error) { return l.description(l.service) }
-	if l.admin, err = listenAdmin(l.process.AdminAddr, l.health, metrics, describe, l.service.Log); err != nil {
+	listener, err := l.options.Listen(ctx, "tcp", l.process.AdminAddr)
+	if err != nil {
 		return fmt.Errorf("admin server (ADMIN_ADDR): %w", err)
 	}
+	l.admin = serveAdmin(listener, l.health, metrics, describe, l.service.Log)
 	return nil
 }
 

@@ -22,7 +22,7 @@ func (p *program) serve(ctx context.Context) (err error) {
 		return err
 	}
 	l := &lifecycle{program: p, service: s, began: began, health: &health{parts: s.parts}}
-	if err := l.listen(t.Metrics()); err != nil {
+	if err := l.listen(ctx, t.Metrics()); err != nil {
 		return errors.Join(err, flush(ctx, t))
 	}
 	s.Log.InfoContext(ctx, "service starting", "admin", l.admin.addr, "version", s.Version)

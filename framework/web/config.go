@@ -1,6 +1,8 @@
 package web
 
 import (
+	"context"
+	"net"
 	"net/netip"
 	"time"
 )
@@ -17,6 +19,9 @@ type Config struct {
 	IdleTimeout       time.Duration  `env:"HTTP_IDLE_TIMEOUT" envDefault:"2m" doc:"how long an idle connection is kept"`
 	DrainTimeout      time.Duration  `env:"HTTP_DRAIN_TIMEOUT" envDefault:"20s" doc:"how long requests in flight may take to finish at shutdown"`
 	TrustedProxies    []netip.Prefix `env:"HTTP_TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" doc:"networks whose X-Forwarded-For and X-Forwarded-Proto are believed"`
+
+	// Listen, if set, opens the listener on Addr, for servers without a network of the machine's. Nil listens on TCP.
+	Listen func(ctx context.Context, network, addr string) (net.Listener, error) `env:"-" json:"-"`
 }
 
 func (c Config) withDefaults() Config {
@@ -25,6 +30,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.BodyLimit <= 0 {
 		c.BodyLimit = 1 << 20
+	}
+	if c.Listen == nil {
+		c.Listen = new(net.ListenConfig).Listen
 	}
 	for _, d := range []struct {
 		value *time.Duration

@@ -95,7 +95,7 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) { s.router.Ser
 
 // Start opens the listener, so that connections are accepted, though not answered before Run.
 func (s *Server) Start(ctx context.Context) error {
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.Addr)
+	ln, err := s.cfg.Listen(ctx, "tcp", s.cfg.Addr)
 	if err != nil {
 		return fmt.Errorf("web: listen on %s: %w", s.cfg.Addr, err)
 	}

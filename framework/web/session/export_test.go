@@ -13,13 +13,12 @@ const (
 
 // NewTestVerifier is NewVerifier with a clock for the age of its keys.
 func NewTestVerifier(cfg Config, now func() time.Time) *Verifier {
-	return NewLocalVerifier(cfg, nil, newRemoteKeys(cfg.JWKSURL, slog.New(slog.DiscardHandler), now))
+	return NewLocalVerifier(cfg, nil, newRemoteKeys(cfg.JWKSURL, nil, slog.New(slog.DiscardHandler), now))
 }
 
 // NewHangingVerifier returns a Verifier whose requests for keys are never answered.
 func NewHangingVerifier() *Verifier {
-	keys := newRemoteKeys("http://auth.invalid", slog.New(slog.DiscardHandler), time.Now)
-	keys.client = &http.Client{Transport: hang{}}
+	keys := newRemoteKeys("http://auth.invalid", hang{}, slog.New(slog.DiscardHandler), time.Now)
 	return NewLocalVerifier(Config{}, nil, keys)
 }
 

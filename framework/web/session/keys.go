@@ -42,9 +42,11 @@ type remoteKeys struct {
 	lastErr   error
 }
 
-func newRemoteKeys(url string, log *slog.Logger, now func() time.Time) *remoteKeys {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // used too rarely to keep a connection
-	return &remoteKeys{url: url, client: client, log: log, now: now, renewing: make(chan struct{}, 1)}
+func newRemoteKeys(url string, transport http.RoundTripper, log *slog.Logger, now func() time.Time) *remoteKeys {
+	if transport == nil {
+		transport = &http.Transport{DisableKeepAlives: true} // used too rarely to keep a connection
+	}
+	return &remoteKeys{url: url, client: &http.Client{Transport: transport}, log: log, now: now, renewing: make(chan struct{}, 1)}
 }
 
 type keySet struct {

@@ -22,6 +22,9 @@ type Config struct {
 	Issuer         string   `env:"SESSION_ISSUER" envDefault:"turnstile" doc:"who issues sessions (iss)"`
 	Audience       string   `env:"SESSION_AUDIENCE" envDefault:"turnstile" doc:"whom sessions are meant for (aud)"`
 	TrustedOrigins []Origin `env:"SESSION_TRUSTED_ORIGINS" doc:"other origins, scheme://host, whose pages may send the session cookie"`
+
+	// Transport, if set, carries the requests to JWKSURL, for services without a network of the machine's. Nil is HTTP.
+	Transport http.RoundTripper `env:"-" json:"-"`
 }
 
 // Origin is a web origin: scheme://host, with a port where it is not the scheme's own.
@@ -48,7 +51,7 @@ type Verifier struct {
 // then. Once it has keys, sessions stay valid while auth cannot be reached. A nil log discards.
 func NewVerifier(cfg Config, log *slog.Logger) *Verifier {
 	log = orDiscard(log)
-	return NewLocalVerifier(cfg, log, newRemoteKeys(cfg.JWKSURL, log, time.Now))
+	return NewLocalVerifier(cfg, log, newRemoteKeys(cfg.JWKSURL, cfg.Transport, log, time.Now))
 }
 
 // NewLocalVerifier is NewVerifier with keys from this process, which is what auth itself uses. It panics when cfg holds an
