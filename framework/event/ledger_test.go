@@ -1,6 +1,7 @@
 package event_test
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"encoding/json"
@@ -68,6 +69,8 @@ type plan struct {
 	replicas int
 	old      bool // the last replica of back does not know novel events
 	audit    bool // a second group listens
+	moves    bool // the replicas move, one by one, from one broker to another
+	from     uses // where they begin
 	config   event.Config
 	actions  []action
 	// failures says what becomes of the first attempts at the pings of an action.
@@ -76,7 +79,7 @@ type plan struct {
 
 type action struct {
 	pause time.Duration
-	what  string // publish, abort, burst, crash, crashAt, down, wipe, blackout, disconnect, drain, redrive, skip
+	what  string // publish, abort, burst, crash, crashAt, down, wipe, blackout, disconnect, drain, redrive, skip, move
 	keys  []string
 	value int           // of the first event; the others of the action follow
 	after time.Duration // for a scheduled event
@@ -100,8 +103,8 @@ func (a action) String() string {
 type failure string
 
 func (p plan) String() string {
-	return fmt.Sprintf("faults %+v, replicas %d, old %v, audit %v, config %+v\nfailures %v\nactions %v",
-		p.faults, p.replicas, p.old, p.audit, p.config, p.failures, p.actions)
+	return fmt.Sprintf("faults %+v, replicas %d, old %v, audit %v, moves %v from %d, config %+v\nfailures %v\nactions %v",
+		p.faults, p.replicas, p.old, p.audit, p.moves, p.from, p.config, p.failures, p.actions)
 }
 
 func drawPlan(t *rapid.T) plan {
@@ -129,11 +132,16 @@ func drawPlan(t *rapid.T) plan {
 		},
 		old:      rapid.IntRange(0, 2).Draw(t, "old") == 0,
 		audit:    rapid.IntRange(0, 3).Draw(t, "audit") == 0,
+		moves:    rapid.IntRange(0, 2).Draw(t, "moves") == 0,
 		failures: map[int][]failure{},
 	}
 	whats := []string{"publish", "publish", "publish", "publish", "publish", "abort", "crash", "crashAt", "crashAt", "down", "wipe", "blackout", "disconnect", "drain", "redrive", "skip"}
 	if rapid.IntRange(0, 9).Draw(t, "bursts") == 0 {
 		whats = append(whats, "burst")
+	}
+	if p.moves {
+		whats = append(whats, slices.Repeat([]string{"move"}, 8)...)
+		p.from = rapid.SampledFrom([]uses{former, both}).Draw(t, "from")
 	}
 	for i := range rapid.IntRange(1, 40).Draw(t, "actions") {
 		a := action{pause: millis(30, "pause"), what: rapid.SampledFrom(whats).Draw(t, "what"), value: i * valuesPerAction, kind: "ping"}
@@ -162,9 +170,9 @@ func drawPlan(t *rapid.T) plan {
 
 // world runs a plan.
 type world struct {
-	plan   plan
-	broker *eventtest.Broker
-	dbs    map[string]*database.DB
+	plan    plan
+	brokers []*eventtest.Broker // the one that they come from and the one that they go to
+	dbs     map[string]*database.DB
 
 	mu       sync.Mutex
 	attempts map[int]int // at pings, by action
@@ -186,12 +194,22 @@ type replica struct {
 	w       *world
 	service string
 	old     bool
+	uses    uses
 	process *process
 	ctx     context.Context
 	stop    context.CancelFunc
 	outbox  *event.Outbox
 	done    chan struct{}
 }
+
+// uses says which brokers a replica uses, in the order of a move.
+type uses int
+
+const (
+	former uses = iota
+	both
+	latter
+)
 
 func (w *world) problem(format string, args ...any) {
 	w.mu.Lock()
@@ -230,13 +248,19 @@ func (r *replica) start(ctx context.Context) {
 		}
 	}
 	var running sync.WaitGroup
-	run, broker := r.ctx, fragileBroker{w.broker, r.process}
+	run := r.ctx
+	var brokers []event.Broker
+	for i, name := range []string{"former", "latter"} {
+		if r.uses == both || r.uses == uses(2*i) {
+			brokers = append(brokers, fragileBroker{eventtest.Named(name, w.brokers[i]), r.process})
+		}
+	}
 	for i, l := range listeners {
 		outbox := r.outbox
 		if i > 0 {
 			outbox = event.NewOutbox(db, r.service) // a second relay of the same outbox
 		}
-		client := event.NewClient(w.plan.config, outbox, l, event.Telemetry{}, broker)
+		client := event.NewClient(w.plan.config, outbox, l, event.Telemetry{}, brokers...)
 		running.Go(func() {
 			if err := client.Run(run); err != nil {
 				w.problem("%s: Run: %v", r.service, err)
@@ -295,7 +319,7 @@ func (w *world) onPing(ctx context.Context, p *process, tx *database.Tx, outbox 
 func (w *world) run(ctx context.Context, patience time.Duration) {
 	for _, service := range []string{"front", "back"} {
 		for i := range w.plan.replicas {
-			r := &replica{w: w, service: service, old: w.plan.old && i > 0}
+			r := &replica{w: w, service: service, old: w.plan.old && i > 0, uses: w.plan.from}
 			r.start(ctx)
 			w.replicas = append(w.replicas, r)
 		}
@@ -309,8 +333,10 @@ func (w *world) run(ctx context.Context, patience time.Duration) {
 		w.act(ctx, a)
 	}
 	// From here on nothing fails any more but the planned handlers.
-	w.broker.SetFaults(eventtest.Faults{})
-	w.broker.Up()
+	for _, b := range w.brokers {
+		b.SetFaults(eventtest.Faults{})
+		b.Up()
+	}
 	for _, r := range w.replicas {
 		r.process.crashAfter(-1)
 	}
@@ -343,26 +369,71 @@ func (w *world) act(ctx context.Context, a action) {
 	case "crashAt":
 		w.replicas[a.which%len(w.replicas)].process.crashAfter(a.steps)
 	case "down":
-		w.broker.Down()
+		b := w.brokers[a.which%len(w.brokers)]
+		b.Down()
+		if w.plan.moves && a.which > 1 {
+			// The next actions take place without it.
+			w.running.Go(func() {
+				time.Sleep(time.Duration(a.steps) * time.Millisecond)
+				b.Up()
+			})
+			break
+		}
 		time.Sleep(time.Duration(a.steps) * time.Millisecond)
-		w.broker.Up()
+		b.Up()
 	case "wipe":
-		w.broker.Wipe()
+		w.brokers[a.which%len(w.brokers)].Wipe()
 	case "blackout":
 		for _, r := range w.replicas {
 			r.process.crash()
 		}
-		w.broker.Wipe()
+		w.brokers[a.which%len(w.brokers)].Wipe()
 	case "redrive", "skip":
 		w.operate(ctx, a)
 	case "disconnect":
-		w.broker.DisconnectOne(a.which)
+		w.brokers[a.steps%len(w.brokers)].DisconnectOne(a.which)
 	case "drain":
 		r := w.replicas[a.which%len(w.replicas)]
 		r.stop()
 		<-r.done
+	case "move":
+		w.move(ctx)
 	}
 	w.revive(ctx)
+}
+
+// move takes the replica that is furthest back one step further, as a rolling
+// update would, if it is time for that.
+func (w *world) move(ctx context.Context) {
+	r := slices.MinFunc(w.replicas, func(a, b *replica) int { return cmp.Compare(a.uses, b.uses) })
+	if r.uses == latter || r.uses == both && !w.mayLeave(ctx) {
+		return
+	}
+	r.stop()
+	<-r.done
+	r.uses++
+}
+
+// mayLeave reports whether the former broker may be left: everybody uses the
+// latter, which misses nothing, and what was sent before it was there has
+// arrived.
+func (w *world) mayLeave(ctx context.Context) bool {
+	if slices.ContainsFunc(w.replicas, func(r *replica) bool { return r.uses == former }) {
+		return false
+	}
+	for _, s := range w.sides() {
+		if count(ctx, w.dbs[s.from], "event_broker WHERE broker = 'latter' AND missing_since IS NULL") != 1 {
+			return false
+		}
+		before := w.rows(ctx, w.dbs[s.from], "SELECT key, seq, event_id FROM event_outbox WHERE stream = $1 AND sent_at < (SELECT since FROM event_broker WHERE broker = 'latter')", s.stream)
+		for _, e := range before {
+			at := w.rows(ctx, w.dbs[s.to], "SELECT key, seq, '' FROM event_cursor WHERE grp = $1 AND stream = $2 AND key = $3 UNION SELECT key, seq, '' FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4", s.group, s.stream, e.key, e.seq)
+			if !slices.ContainsFunc(at, func(r row) bool { return r.seq >= e.seq }) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // publish is a request to the first process of front, which may crash in the
@@ -608,7 +679,10 @@ func (w *world) rows(ctx context.Context, db *database.DB, q string, args ...any
 }
 
 func newWorld(p plan, open func(name string) (*database.DB, error)) (*world, error) {
-	w := &world{plan: p, broker: eventtest.NewBroker(p.faults), dbs: map[string]*database.DB{}, attempts: map[int]int{}, due: map[int]scheduled{}, skipped: map[string]bool{}}
+	w := &world{plan: p, brokers: []*eventtest.Broker{eventtest.NewBroker(p.faults)}, dbs: map[string]*database.DB{}, attempts: map[int]int{}, due: map[int]scheduled{}, skipped: map[string]bool{}}
+	if p.moves {
+		w.brokers = append(w.brokers, eventtest.NewBroker(p.faults))
+	}
 	for _, name := range []string{"front", "back"} {
 		db, err := open(name)
 		if err != nil {
@@ -631,7 +705,9 @@ func simulate(t *testing.T, schema string, p plan) (problems []string) {
 			t.Fatal(err)
 		}
 		w.run(context.Background(), 2*time.Minute)
-		w.broker.Close()
+		for _, b := range w.brokers {
+			b.Close()
+		}
 		for _, db := range w.dbs {
 			if err := db.Close(); err != nil {
 				t.Error(err)
@@ -695,7 +771,9 @@ func TestLedgerOnPostgres(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.run(t.Context(), 30*time.Second)
-		w.broker.Close()
+		for _, b := range w.brokers {
+			b.Close()
+		}
 		for _, db := range w.dbs {
 			if err := db.Close(); err != nil {
 				t.Error(err)
