@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,12 +23,12 @@ import (
 	"github.com/nats-io/stan.go"
 
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/internal/natsconn"
 )
 
 const (
-	window   = 4096            // publishes under way in one session
-	patience = 2 * time.Second // for the server's answer to a request, and for a write to get through
-	maxPings = 3               // unanswered, before the session is given up
+	window   = 4096 // publishes under way in one session
+	maxPings = 3    // unanswered, before the session is given up
 )
 
 // Config says where the server is and who we are to it. The zero value of a
@@ -92,7 +91,7 @@ func (b *Broker) Connect(ctx context.Context) (event.Session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("connect to NATS Streaming at %s: %w", b.address(), err)
 	}
-	dial := &dialer{ctx: ctx}
+	dial := natsconn.NewDialer(ctx)
 	s := &session{
 		log:     b.log.With("url", b.address(), "client_id", b.cfg.ClientID),
 		ended:   make(chan error, 1),
@@ -103,31 +102,14 @@ func (b *Broker) Connect(ctx context.Context) (event.Session, error) {
 	}
 	conn, err := stan.Connect(b.cfg.ClusterID, b.cfg.ClientID,
 		stan.NatsURL(b.cfg.URL),
-		stan.NatsOptions(
-			// The session ends with its connection: no subscription survives a
-			// server's death for certain, so a new session makes them anew.
-			nats.NoReconnect(),
-			nats.ClosedHandler(func(nc *nats.Conn) {
-				if err := nc.LastError(); err != nil { // it is nil if nobody but we closed it
-					s.end(err)
-				}
-			}),
-			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-				s.log.Warn("NATS reports an error", "error", err)
-			}),
-			nats.SetCustomDialer(dial),
-			nats.SkipHostLookup(), // the dialer does it, and observes ctx
-			nats.Timeout(patience),
-			nats.FlusherTimeout(patience),
-			nats.ReconnectOnFlusherError(), // without reconnecting that is: end
-		),
-		stan.ConnectWait(patience),
+		stan.NatsOptions(natsconn.Options(dial, s.log, s.end)...),
+		stan.ConnectWait(natsconn.Patience),
 		stan.PubAckWait(b.cfg.PublishTimeout),
 		stan.MaxPubAcksInflight(window),
 		stan.Pings(seconds(b.cfg.PingInterval), maxPings),
 		stan.SetConnectionLostHandler(func(_ stan.Conn, err error) { s.end(err) }),
 	)
-	aborted := !dial.release()
+	aborted := !dial.Release()
 	if err == nil && aborted {
 		conn.Close() // at once: its connection is closed
 		err = ctx.Err()
@@ -135,7 +117,7 @@ func (b *Broker) Connect(ctx context.Context) (event.Session, error) {
 	if err != nil {
 		return nil, b.explain(ctx, err)
 	}
-	s.conn, s.cut = conn, dial.cut
+	s.conn, s.cut = conn, dial.Cut
 	go s.run()
 	return s, nil
 }
@@ -162,59 +144,7 @@ func (b *Broker) explain(ctx context.Context, err error) error {
 }
 
 // address is the URL without passwords.
-func (b *Broker) address() string {
-	var list []string
-	for part := range strings.SplitSeq(b.cfg.URL, ",") {
-		part = strings.TrimSpace(part)
-		u, err := url.Parse(part)
-		switch {
-		case err != nil:
-			part = "(unreadable)"
-		case u.User != nil:
-			part = u.Redacted()
-		}
-		list = append(list, part)
-	}
-	return strings.Join(list, ",")
-}
-
-// dialer makes the TCP connections of one Connect and ends them with ctx,
-// until it is released.
-type dialer struct {
-	ctx context.Context
-
-	mu      sync.Mutex
-	current net.Conn
-	unwatch func() bool
-}
-
-// Dial implements nats.CustomDialer.
-func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: patience}).DialContext(d.ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	d.release()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.current = conn
-	d.unwatch = context.AfterFunc(d.ctx, func() { conn.Close() })
-	return conn, nil
-}
-
-// release lets the connection outlive ctx. It is false if that is too late.
-func (d *dialer) release() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.unwatch == nil || d.unwatch()
-}
-
-// cut closes the connection, whatever is blocked on it.
-func (d *dialer) cut() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.current.Close()
-}
+func (b *Broker) address() string { return natsconn.Addresses(b.cfg.URL) }
 
 // seconds rounds d up to whole seconds, one at least.
 func seconds(d time.Duration) int {

@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/eventtest"
+	"github.com/turnstile-go/turnstile/framework/event/internal/brokertest"
 	"github.com/turnstile-go/turnstile/framework/event/stan"
 	"github.com/turnstile-go/turnstile/framework/event/stan/stanserver"
 )
@@ -28,11 +27,7 @@ func startEmbedded(t *testing.T, o stanserver.Options) *embedded {
 	t.Helper()
 	e := &embedded{options: o}
 	e.start(t)
-	port, err := strconv.Atoi(portOf(t, e.URL()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.options.Port = port
+	e.options.Port = brokertest.Port(t, e.URL())
 	t.Cleanup(func() { e.Shutdown() })
 	return e
 }
@@ -60,11 +55,11 @@ func TestConformance(t *testing.T) {
 // The same with a server that is killed, instead of shut down.
 func TestConformanceKilled(t *testing.T) {
 	eventtest.TestBroker(t, func(t *testing.T) eventtest.Harness {
-		server := startProcess(t)
+		server := brokertest.StartProcess(t)
 		return eventtest.Harness{
-			Broker:  func(id string) event.Broker { return stan.New(stan.Config{URL: server.url, ClientID: id}, nil) },
-			Kill:    server.kill,
-			Restart: server.start,
+			Broker:  func(id string) event.Broker { return stan.New(stan.Config{URL: server.URL, ClientID: id}, nil) },
+			Kill:    server.Kill,
+			Restart: server.Start,
 		}
 	})
 }
@@ -163,11 +158,9 @@ func TestHungServer(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			server := startProcess(t)
-			s := connect(t, stan.Config{URL: server.url, PublishTimeout: time.Minute})
-			if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
+			server := brokertest.StartProcess(t)
+			s := connect(t, stan.Config{URL: server.URL, PublishTimeout: time.Minute})
+			server.Hang()
 			hung := time.Now()
 			var answered, acked atomic.Int32
 			var publishers sync.WaitGroup
@@ -205,11 +198,9 @@ func TestHungServer(t *testing.T) {
 // Close does not wait for a server that hangs.
 func TestCloseHungServer(t *testing.T) {
 	t.Parallel()
-	server := startProcess(t)
-	s := connect(t, stan.Config{URL: server.url})
-	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	server := brokertest.StartProcess(t)
+	s := connect(t, stan.Config{URL: server.URL})
+	server.Hang()
 	start := time.Now()
 	if err := s.Close(); err != nil {
 		t.Errorf("close: %v", err)
@@ -217,6 +208,13 @@ func TestCloseHungServer(t *testing.T) {
 	if took := time.Since(start); took > 2*time.Second {
 		t.Errorf("close took %v", took)
 	}
+}
+
+func TestServerKilledUnderLoad(t *testing.T) {
+	server := brokertest.StartProcess(t)
+	brokertest.KilledUnderLoad(t, server, func(id string) event.Broker {
+		return stan.New(stan.Config{URL: server.URL, ClientID: id}, nil)
+	}, nil)
 }
 
 func connect(t *testing.T, cfg stan.Config) event.Session {

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/stan.go"
 
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/internal/natsconn"
 )
 
 var (
@@ -57,7 +58,7 @@ func (s *session) run() {
 	case <-s.closing:
 		s.refuse()
 		s.stopDelivering() // what is being handled may still be acknowledged
-		late := time.AfterFunc(patience/2, s.cut)
+		late := time.AfterFunc(natsconn.Patience/2, s.cut)
 		if err := s.conn.Close(); err != nil {
 			s.log.Debug("the server did not confirm the end of the session", "error", err)
 		}

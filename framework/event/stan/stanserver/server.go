@@ -21,6 +21,8 @@ import (
 	natsd "github.com/nats-io/nats-server/v2/server"
 	stand "github.com/nats-io/nats-streaming-server/server"
 	"github.com/nats-io/nats-streaming-server/stores"
+
+	"github.com/turnstile-go/turnstile/framework/internal/filelock"
 )
 
 const host = "127.0.0.1"
@@ -153,8 +155,8 @@ func enter(dir string, log *slog.Logger) (leave func(), err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, err
 	}
-	unlock, err := lock(filepath.Join(dir, lockFile))
-	if errors.Is(err, errLocked) {
+	unlock, err := filelock.Lock(filepath.Join(dir, lockFile))
+	if errors.Is(err, filelock.ErrLocked) {
 		return nil, errors.New("another server is using the directory: stop it, or choose another directory")
 	}
 	if err != nil {

@@ -1,6 +1,6 @@
 //go:build unix
 
-package stanserver
+package filelock
 
 import (
 	"errors"
@@ -8,11 +8,8 @@ import (
 	"syscall"
 )
 
-var errLocked = errors.New("locked")
-
-// lock locks the file at path, against other processes and this one. The lock
-// ends with the process.
-func lock(path string) (unlock func(), err error) {
+// Lock locks the file at path, which is made if missing, or returns ErrLocked.
+func Lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {
 		return nil, err
@@ -20,7 +17,7 @@ func lock(path string) (unlock func(), err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errLocked
+			return nil, ErrLocked
 		}
 		return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 	}

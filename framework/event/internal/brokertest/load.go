@@ -1,4 +1,4 @@
-package stan_test
+package brokertest
 
 import (
 	"context"
@@ -14,7 +14,6 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/framework/event"
-	"github.com/turnstile-go/turnstile/framework/event/stan"
 )
 
 type opened struct {
@@ -49,7 +48,7 @@ func (s *signs) see(what string) {
 }
 
 // await returns when all of what has been seen since then.
-func (s *signs) await(t *testing.T, since time.Time, all ...string) {
+func (s *signs) await(t testing.TB, since time.Time, all ...string) {
 	t.Helper()
 	late := time.After(time.Minute)
 	for {
@@ -108,11 +107,12 @@ func (w watchedSession) Subscribe(ctx context.Context, s event.Subscription, del
 	})
 }
 
-// Killed under load and started again, a server has publishers and
-// subscriptions back within two seconds of being reachable, and nothing is
-// lost or done twice.
-func TestServerKilledUnderLoad(t *testing.T) {
-	server := startProcess(t)
+// KilledUnderLoad is a test: killed under load and started again, a server has
+// publishers and subscriptions back within two seconds of being reachable, and
+// nothing is lost or done twice. newBroker returns a broker for a client of that
+// name.
+// While the server is dead, dead is called, if there is one.
+func KilledUnderLoad(t *testing.T, server *Process, newBroker func(id string) event.Broker, dead func()) {
 	table := fstest.MapFS{"0001_effect.sql": {Data: []byte("-- +goose Up\nCREATE TABLE effect (stream TEXT, key TEXT, seq BIGINT);")}}
 	front := databasetest.SQLite(t, event.Migrations())
 	back := databasetest.SQLite(t, event.Migrations(), database.Migrations{Table: "effect_schema", SQLite: table})
@@ -130,7 +130,7 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	})
 	outbox := event.NewOutbox(front, "front", opened{}, rung{}, lit{})
 	broker := func(id string) event.Broker {
-		return watched{stan.New(stan.Config{URL: server.url, ClientID: id}, nil), id, seen}
+		return watched{newBroker(id), id, seen}
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -178,16 +178,19 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	}
 	seen.await(t, time.Time{}, live...)
 	for _, refusals := range []int{1, 4, 10} { // the longer it is away, the longer the clients' backoff
-		server.kill()
+		server.Kill()
 		for range refusals {
 			seen.await(t, time.Now(), "front is refused", "back is refused")
 		}
-		server.start()
+		if dead != nil {
+			dead()
+		}
+		server.Start()
 		reachable := time.Now()
 		seen.await(t, reachable, live...)
 		took := time.Since(reachable)
 		t.Logf("after %d refusals and with %d events published: live again in %v", refusals, published.Load(), took.Round(time.Millisecond))
-		if took > slowdown*2*time.Second {
+		if took > Slowdown*2*time.Second {
 			t.Errorf("it took %v from the server's return until publishing and every subscription was live again", took)
 		}
 	}
@@ -195,7 +198,7 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	loading.Wait()
 
 	ended, total := time.Now(), published.Load()
-	for late := time.After(slowdown * time.Minute); ; {
+	for late := time.After(Slowdown * time.Minute); ; {
 		seen.mu.Lock()
 		news := seen.news
 		seen.mu.Unlock()

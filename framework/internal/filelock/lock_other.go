@@ -1,6 +1,6 @@
 //go:build !unix
 
-package stanserver
+package filelock
 
 import (
 	"errors"
@@ -8,13 +8,11 @@ import (
 	"github.com/nats-io/nats-streaming-server/util"
 )
 
-var errLocked = errors.New("locked")
-
-// lock locks the file at path. The lock ends with the process.
-func lock(path string) (unlock func(), err error) {
+// Lock locks the file at path, which is made if missing, or returns ErrLocked.
+func Lock(path string) (unlock func(), err error) {
 	f, err := util.CreateLockFile(path)
 	if errors.Is(err, util.ErrUnableToLockNow) {
-		return nil, errLocked
+		return nil, ErrLocked
 	}
 	if err != nil {
 		return nil, err
