@@ -28,8 +28,8 @@
 // [Outbox] publishes, inside a transaction and nowhere else. [Listener] has the
 // handlers, registered with [Handle]. [Client] runs both over one session with
 // a [Broker]: package stan is the one for NATS Streaming, and eventtest has one
-// in memory with faults on demand. [DeadLetters], [Redrive] and [Skip] are for
-// operators. The example shows a service that publishes and handles.
+// in memory with faults on demand. Package admin is for operators. The example
+// shows a service that publishes and handles.
 //
 // A handler's error steers the listener: nil commits, [Dead] gives up at once,
 // [RetryAfter] names the next attempt, and anything else is tried again with
@@ -84,7 +84,7 @@
 // event.go has the types that services see and envelope.go how they look on the
 // wire. outbox.go publishes and relay.go sends; listener.go takes messages from
 // the broker in batches, turn.go applies a batch in one transaction, sweep.go
-// makes the later attempts, letters.go is what operators do. client.go keeps
+// makes the later attempts, package admin is what operators do. client.go keeps
 // the session and puts the parts together. The tables are in migrations, the
 // statements in statements.go, and what the databases spell differently in
 // postgres.go and sqlite.go.

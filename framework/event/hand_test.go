@@ -13,6 +13,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/admin"
 )
 
 // patience is how long a test waits for what should come at once.
@@ -263,9 +264,9 @@ func upTo(n int64) (seqs []int64) {
 	return seqs
 }
 
-func letters(t *testing.T, db *database.DB) []event.Letter {
+func letters(t *testing.T, db *database.DB) []admin.Letter {
 	t.Helper()
-	l, err := event.DeadLetters(context.Background(), db)
+	l, err := admin.New("back", db).Letters(context.Background(), admin.Filter{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +274,7 @@ func letters(t *testing.T, db *database.DB) []event.Letter {
 }
 
 // awaitLetter waits for a letter of the kind.
-func awaitLetter(t *testing.T, db *database.DB, kind string) (letter event.Letter) {
+func awaitLetter(t *testing.T, db *database.DB, kind string) (letter admin.Letter) {
 	t.Helper()
 	eventually(t, "a letter of kind "+kind, func() bool {
 		for _, l := range letters(t, db) {

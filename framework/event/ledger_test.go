@@ -23,6 +23,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/admin"
 	"github.com/turnstile-go/turnstile/framework/event/eventtest"
 )
 
@@ -474,22 +475,22 @@ func (w *world) publish(a action) {
 // work on.
 func (w *world) operate(ctx context.Context, a action) {
 	db := w.dbs["back"]
-	letters, err := event.DeadLetters(ctx, db)
+	letters, err := admin.New("back", db).Letters(ctx, admin.Filter{})
 	if err != nil {
 		w.problem("dead letters: %v", err)
 		return
 	}
-	letters = slices.DeleteFunc(letters, func(l event.Letter) bool { return l.Kind != "dead" })
+	letters = slices.DeleteFunc(letters, func(l admin.Letter) bool { return l.Kind != "dead" })
 	if len(letters) == 0 {
 		return
 	}
 	l := letters[a.which%len(letters)]
-	w.running.Go(func() { _ = event.Redrive(ctx, db, l) }) // it may lose to the other
+	w.running.Go(func() { _ = admin.New("back", db).Redrive(ctx, l) }) // it may lose to the other
 	if a.what == "redrive" {
 		return
 	}
 	w.running.Go(func() {
-		if err := event.Skip(ctx, db, l); err == nil {
+		if err := admin.New("back", db).Skip(ctx, l); err == nil {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.skipped[fmt.Sprint(l.Group, l.Stream, l.Key, l.Sequence)] = true
@@ -510,20 +511,20 @@ func (w *world) revive(ctx context.Context) {
 // redriven on the way, as an operator would.
 func (w *world) quiet(ctx context.Context) (bool, string) {
 	for service, db := range w.dbs {
-		letters, err := event.DeadLetters(ctx, db)
+		letters, err := admin.New("back", db).Letters(ctx, admin.Filter{})
 		if err != nil {
 			return false, err.Error()
 		}
 		for _, l := range letters {
 			switch {
 			case l.Kind == "dead":
-				_ = event.Redrive(ctx, db, l)
+				_ = admin.New("back", db).Redrive(ctx, l)
 			case l.Kind == "gap" && w.plan.config.GapTimeout < time.Minute:
 				// It closes when the number arrives.
 				return false, fmt.Sprintf("%v: %s", l, l.Error)
 			default:
 				w.problem("%v: %s", l, l.Error)
-				_ = event.Skip(ctx, db, l)
+				_ = admin.New("back", db).Skip(ctx, l)
 			}
 		}
 		for _, table := range []string{"event_parked", "event_scheduled", "event_outbox WHERE sent_at IS NULL", "event_cursor WHERE parked <> 0"} {

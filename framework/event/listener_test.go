@@ -15,6 +15,7 @@ import (
 
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/admin"
 )
 
 // However many events wait for a number, they follow it at once and in order.
@@ -113,7 +114,7 @@ func TestGapIsReportedUntilItCloses(t *testing.T) {
 				if got := applied(t, db, "a"); !slices.Equal(got, upTo(4)) {
 					t.Errorf("applied %v", got)
 				}
-				if err := event.Skip(t.Context(), db, letter); err == nil {
+				if err := admin.New("back", db).Skip(t.Context(), letter); err == nil {
 					t.Error("one can skip a gap that has closed")
 				}
 			})
@@ -268,7 +269,7 @@ func TestOperatorsRedriveAndSkip(t *testing.T) {
 		if got := applied(t, db, "healthy"); !slices.Equal(got, upTo(3)) {
 			t.Errorf("a healthy key has applied %v", got)
 		}
-		letter := map[string]event.Letter{}
+		letter := map[string]admin.Letter{}
 		for _, l := range letters(t, db) {
 			letter[l.Key] = l
 		}
@@ -276,20 +277,20 @@ func TestOperatorsRedriveAndSkip(t *testing.T) {
 			t.Fatalf("letters %v", letter)
 		}
 
-		if err := event.Redrive(ctx, db, letter["redriven"]); err != nil {
+		if err := admin.New("back", db).Redrive(ctx, letter["redriven"]); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "the second death", func() bool {
 			return len(letters(t, db)) == 2
 		})
 		mended.Store(true)
-		eventually(t, "the second redrive", func() bool { return event.Redrive(ctx, db, letter["redriven"]) == nil })
+		eventually(t, "the second redrive", func() bool { return admin.New("back", db).Redrive(ctx, letter["redriven"]) == nil })
 		eventually(t, "the redriven", func() bool { return len(applied(t, db, "redriven")) == 3 })
 		if got := applied(t, db, "redriven"); !slices.Equal(got, upTo(3)) {
 			t.Errorf("redriven: applied %v", got)
 		}
 
-		if err := event.Skip(ctx, db, letter["skipped"]); err != nil {
+		if err := admin.New("back", db).Skip(ctx, letter["skipped"]); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "what follows the skipped", func() bool { return len(applied(t, db, "skipped")) == 2 })
@@ -301,13 +302,13 @@ func TestOperatorsRedriveAndSkip(t *testing.T) {
 		}
 
 		for name, err := range map[string]error{
-			"redrive what is applied": event.Redrive(ctx, db, letter["redriven"]),
-			"redrive what is skipped": event.Redrive(ctx, db, letter["skipped"]),
-			"redrive a gap":           event.Redrive(ctx, db, event.Letter{Group: "back", Stream: "pings", Key: "healthy", Sequence: 4, Kind: "gap"}),
-			"redrive the unknown":     event.Redrive(ctx, db, event.Letter{Group: "back", Stream: "pings", Key: "unknown", Sequence: 1, Kind: "dead"}),
-			"skip what is applied":    event.Skip(ctx, db, letter["redriven"]),
-			"skip twice":              event.Skip(ctx, db, letter["skipped"]),
-			"skip the unknown":        event.Skip(ctx, db, event.Letter{Group: "back", Stream: "pings", Key: "unknown", Sequence: 1, Kind: "dead"}),
+			"redrive what is applied": admin.New("back", db).Redrive(ctx, letter["redriven"]),
+			"redrive what is skipped": admin.New("back", db).Redrive(ctx, letter["skipped"]),
+			"redrive a gap":           admin.New("back", db).Redrive(ctx, admin.Letter{Group: "back", Stream: "pings", Key: "healthy", Sequence: 4, Kind: "gap"}),
+			"redrive the unknown":     admin.New("back", db).Redrive(ctx, admin.Letter{Group: "back", Stream: "pings", Key: "unknown", Sequence: 1, Kind: "dead"}),
+			"skip what is applied":    admin.New("back", db).Skip(ctx, letter["redriven"]),
+			"skip twice":              admin.New("back", db).Skip(ctx, letter["skipped"]),
+			"skip the unknown":        admin.New("back", db).Skip(ctx, admin.Letter{Group: "back", Stream: "pings", Key: "unknown", Sequence: 1, Kind: "dead"}),
 		} {
 			if err == nil {
 				t.Errorf("one can %s", name)
@@ -338,14 +339,14 @@ func TestSkipLeavesAloneWhatIsNoLongerDead(t *testing.T) {
 		receive(t, b.deliver(t, "pings", message{key: "gap", seq: 2}.body(), false), "an acknowledgement")
 		dead, gap := awaitLetter(t, db, "dead"), awaitLetter(t, db, "gap")
 		alive.Store(true)
-		if err := event.Redrive(ctx, db, dead); err != nil {
+		if err := admin.New("back", db).Redrive(ctx, dead); err != nil {
 			t.Fatal(err)
 		}
 		receive(t, b.deliver(t, "pings", message{key: "gap", seq: 1}.body(), false), "an acknowledgement")
-		if err := event.Skip(ctx, db, dead); err == nil {
+		if err := admin.New("back", db).Skip(ctx, dead); err == nil {
 			t.Error("one can skip an event that was redriven meanwhile")
 		}
-		if err := event.Skip(ctx, db, gap); err == nil {
+		if err := admin.New("back", db).Skip(ctx, gap); err == nil {
 			t.Error("one can skip an event that has arrived meanwhile")
 		}
 	})
@@ -496,7 +497,7 @@ func TestMalformedMessagesAndForks(t *testing.T) {
 			if l.Kind != "malformed" || l.Error == "" || l.Stream != "pings" {
 				t.Errorf("the letter is %+v", l)
 			}
-			if err := event.Skip(t.Context(), db, l); err != nil {
+			if err := admin.New("back", db).Skip(t.Context(), l); err != nil {
 				t.Error(err)
 			}
 		}

@@ -61,9 +61,6 @@ type statements struct {
 
 	// metrics
 	countParked, countLetters, brokers string
-
-	// operators
-	deadLetters, redrive, parkedState, dropParked, lockOne, skip, dismiss, wakeKey string
 }
 
 func newStatements(d dialect) *statements {
@@ -200,23 +197,6 @@ WHERE p.grp = $2 AND p.stream = t.stream AND p.key = t.key AND p.seq = t.seq`,
 		countParked:  `SELECT grp, stream, state, count(*), min(at) FROM event_parked GROUP BY grp, stream, state`,
 		countLetters: `SELECT grp, stream, kind, count(*), min(at) FROM event_letter GROUP BY grp, stream, kind`,
 		brokers:      `SELECT broker, missing_since FROM event_broker`,
-
-		deadLetters: `
-SELECT grp, stream, key, seq, 'dead', attempts, error, body, at FROM event_parked WHERE state = 'dead'
-UNION ALL
-SELECT grp, stream, key, seq, kind, 0, error, body, at FROM event_letter
-ORDER BY 9, 1, 2, 3, 4`,
-		lockOne: `SELECT seq, parked FROM event_cursor WHERE grp = $1 AND stream = $2 AND key = $3` + d.forUpdate,
-		redrive: `
-UPDATE event_parked SET state = 'retry', attempts = 0, due_at = $5
-WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4 AND state = 'dead'`,
-		wakeKey:     `UPDATE event_cursor SET wake_at = $4 WHERE grp = $1 AND stream = $2 AND key = $3`,
-		parkedState: `SELECT state FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`,
-		dropParked:  `DELETE FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`,
-		skip: `
-UPDATE event_cursor SET seq = $4, event_id = '', parked = $5, wake_at = $6
-WHERE grp = $1 AND stream = $2 AND key = $3`,
-		dismiss: `DELETE FROM event_letter WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4 AND kind = $5`,
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/dev"
 	"github.com/turnstile-go/turnstile/framework/database"
-	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/admin"
 )
 
 const eventsHelp = `Shows the events that a service cannot deal with by itself, has them tried again, or gives them up.
@@ -36,7 +36,7 @@ type letterFlags struct {
 	database, service string
 	yes               bool
 	output            string
-	letter            event.Letter
+	letter            admin.Letter
 }
 
 func eventsCommand() *cobra.Command {
@@ -55,7 +55,7 @@ func eventsCommand() *cobra.Command {
 				return fmt.Errorf("-o %s: the only other form is json", f.output)
 			}
 			return f.with(cmd.Context(), func(ctx context.Context, db *database.DB) error {
-				letters, err := event.DeadLetters(ctx, db)
+				letters, err := admin.New(f.service, db).Letters(ctx, admin.Filter{})
 				if err != nil {
 					return err
 				}
@@ -68,13 +68,13 @@ func eventsCommand() *cobra.Command {
 	}
 	list.Flags().StringVarP(&f.output, "output", "o", "", "json for machines")
 	c.AddCommand(list,
-		f.command("redrive", "Try a dead event again from its first attempt", event.Redrive),
-		f.command("skip", "Give a dead event or a gap up, or remove another letter", event.Skip))
+		f.command("redrive", "Try a dead event again from its first attempt", (*admin.Ledger).Redrive),
+		f.command("skip", "Give a dead event or a gap up, or remove another letter", (*admin.Ledger).Skip))
 	return c
 }
 
 // command returns a command that changes the one letter its flags name.
-func (f *letterFlags) command(use, short string, do func(context.Context, *database.DB, event.Letter) error) *cobra.Command {
+func (f *letterFlags) command(use, short string, do func(*admin.Ledger, context.Context, admin.Letter) error) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
 	c.Flags().StringVar(&f.letter.Group, "group", "", "listener group")
 	c.Flags().StringVar(&f.letter.Stream, "stream", "", "stream")
@@ -92,7 +92,7 @@ func (f *letterFlags) command(use, short string, do func(context.Context, *datab
 					return err
 				}
 			}
-			if err := do(ctx, db, f.letter); err != nil {
+			if err := do(admin.New(f.service, db), ctx, f.letter); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: done\n", use)
@@ -126,7 +126,7 @@ func (f *letterFlags) with(ctx context.Context, do func(context.Context, *databa
 	return errors.Join(do(ctx, db), db.Close())
 }
 
-func printLetters(out io.Writer, letters []event.Letter) error {
+func printLetters(out io.Writer, letters []admin.Letter) error {
 	if len(letters) == 0 {
 		_, err := fmt.Fprintln(out, "no dead letters")
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/admin"
 	"github.com/turnstile-go/turnstile/framework/event/eventtest"
 )
 
@@ -73,7 +74,7 @@ func TestEvents(t *testing.T) {
 		return out.String(), err
 	}
 	for {
-		letters, err := event.DeadLetters(t.Context(), db)
+		letters, err := admin.New("porter", db).Letters(t.Context(), admin.Filter{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,7 +24,8 @@ CREATE TABLE event_lease (
     until  BIGINT NOT NULL
 );
 
--- Attempts of handlers that failed, for as long as the archive.
+-- Attempts of handlers that failed, for as long as the archive. Number 0 is what
+-- an operator did about the event.
 CREATE TABLE event_attempt (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     grp      TEXT NOT NULL,
