@@ -1,7 +1,20 @@
 package jetstream_test
 
 import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	natsd "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/eventtest"
@@ -59,4 +72,432 @@ func TestConformanceKilled(t *testing.T) {
 			Restart: server.Start,
 		}
 	})
+}
+
+func TestServerKilledUnderLoad(t *testing.T) {
+	server := brokertest.StartProcess(t)
+	brokertest.KilledUnderLoad(t, server, brokerOf(server), nil)
+}
+
+// A server that comes back with nothing gets its streams and consumers anew, and
+// from the ledger what was in them.
+func TestServerWipedUnderLoad(t *testing.T) {
+	server := brokertest.StartProcess(t)
+	brokertest.KilledUnderLoad(t, server, brokerOf(server), func() {
+		if err := os.RemoveAll(server.Dir); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func brokerOf(server *brokertest.Process) func(id string) event.Broker {
+	return func(id string) event.Broker {
+		return jetstream.New(jetstream.Config{URL: server.URL, ClientID: id}, nil)
+	}
+}
+
+// Errors of Connect say what is wrong and what to do.
+func TestConnectErrors(t *testing.T) {
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody.Close()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	core := startCore(t, &natsd.Options{})
+	private := startCore(t, &natsd.Options{Username: "ann", Password: "secret"})
+
+	for _, tt := range []struct {
+		name string
+		cfg  jetstream.Config
+		want string
+	}{
+		{"nobody listens", jetstream.Config{URL: "nats://user:hush@" + nobody.Addr().String()}, "is it running, and is JETSTREAM_URL right?"},
+		{"somebody else listens", jetstream.Config{URL: "nats://user:hush@" + silent.Addr().String()}, "is it running, and is JETSTREAM_URL right?"},
+		{"no JetStream", jetstream.Config{URL: core}, "run nats-server with -js"},
+		{"no address", jetstream.Config{URL: "nats://user:hush@host:port"}, "JETSTREAM_URL is not an address"},
+		{"a wrong password", jetstream.Config{URL: strings.Replace(private, "//", "//ann:hush@", 1)}, "are the user and password in JETSTREAM_URL"},
+		{"no credentials", jetstream.Config{URL: core, Creds: filepath.Join(t.TempDir(), "none.creds")}, "none.creds"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := jetstream.New(tt.cfg, nil).Connect(t.Context())
+			if err == nil {
+				t.Fatal("connected")
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %q does not say %q", err, tt.want)
+			}
+			if strings.Contains(err.Error(), "hush") {
+				t.Errorf("error %q gives the password away", err)
+			}
+		})
+	}
+}
+
+// startCore runs a NATS server without JetStream.
+func startCore(t *testing.T, o *natsd.Options) (url string) {
+	t.Helper()
+	o.Host, o.Port, o.NoSigs, o.NoLog = "127.0.0.1", natsd.RANDOM_PORT, true, true
+	s, err := natsd.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	return s.ClientURL()
+}
+
+// A server that accepts a connection and says nothing holds Connect up no
+// longer than its context.
+func TestConnectIsCancelled(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		conn, err := silent.Accept()
+		cancel()
+		if err == nil {
+			defer conn.Close()
+			conn.Read(make([]byte, 1))
+		}
+	}()
+	start := time.Now()
+	_, err = jetstream.New(jetstream.Config{URL: "nats://" + silent.Addr().String()}, nil).Connect(ctx)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("connect: %v, want context.Canceled", err)
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("connect took %v to notice its context", took)
+	}
+}
+
+// A server that hangs is found out, also by a session that is stuck in writing
+// to it, and costs no publish its answer.
+func TestHungServer(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		count int
+		size  int
+	}{
+		{"idle", 0, 0},
+		{"waiting for acknowledgements", 100, 100},
+		{"stuck in a write", 100, 1_000_000},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			server := brokertest.StartProcess(t)
+			s := connect(t, jetstream.Config{URL: server.URL, PublishTimeout: time.Minute})
+			publish(t, s, "tickets", "first")
+			subscribe(t, s, event.Subscription{Stream: "tickets", Group: "orders"})
+			server.Hang()
+			hung := time.Now()
+			var answered, acked atomic.Int32
+			var publishers sync.WaitGroup
+			for range tt.count {
+				publishers.Go(func() {
+					s.Publish(t.Context(), "tickets", make([]byte, tt.size), func(err error) {
+						answered.Add(1)
+						if err == nil {
+							acked.Add(1)
+						}
+					})
+				})
+			}
+			awaitLost(t, s, hung)
+			if err := s.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+			publishers.Wait()
+			if answered.Load() != int32(tt.count) || acked.Load() > 0 {
+				t.Errorf("of %d publishes %d were answered, %d of them with success", tt.count, answered.Load(), acked.Load())
+			}
+		})
+	}
+}
+
+// Close does not wait for a server that hangs.
+func TestCloseHungServer(t *testing.T) {
+	t.Parallel()
+	server := brokertest.StartProcess(t)
+	s := connect(t, jetstream.Config{URL: server.URL})
+	server.Hang()
+	start := time.Now()
+	if err := s.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("close took %v", took)
+	}
+}
+
+// A subscription whose consumer or stream somebody has deleted ends its session,
+// though server and connection are well, and so does a publish. The next session
+// makes both again.
+func TestDeleted(t *testing.T) {
+	server := startEmbedded(t, jetstreamserver.Options{})
+	cfg := jetstream.Config{URL: server.URL()}
+	admin := administrator(t, server.URL())
+	sub := event.Subscription{Stream: "tickets", Group: "orders"}
+
+	s := connect(t, cfg)
+	in := subscribe(t, s, sub)
+	publish(t, s, "tickets", "one")
+	if err := in.next(t).Ack(); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.DeleteConsumer(t.Context(), "turnstile-tickets", "orders"); err != nil {
+		t.Fatal(err)
+	}
+	awaitLost(t, s, time.Now())
+
+	s = connect(t, cfg)
+	in = subscribe(t, s, sub)
+	if got := in.next(t); string(got.Body) != "one" {
+		t.Errorf("a consumer that was made anew starts with %q, want the beginning", got.Body)
+	}
+	if err := admin.DeleteStream(t.Context(), "turnstile-tickets"); err != nil {
+		t.Fatal(err)
+	}
+	awaitLost(t, s, time.Now())
+
+	s = connect(t, cfg)
+	publish(t, s, "tickets", "two")
+	if err := admin.DeleteStream(t.Context(), "turnstile-tickets"); err != nil {
+		t.Fatal(err)
+	}
+	answer := make(chan error, 1)
+	s.Publish(t.Context(), "tickets", []byte("three"), func(err error) { answer <- err })
+	if err := <-answer; err == nil {
+		t.Error("a message was stored in a stream that is gone")
+	}
+	awaitLost(t, s, time.Now())
+
+	s = connect(t, cfg)
+	publish(t, s, "tickets", "four")
+	if got := subscribe(t, s, sub).next(t); string(got.Body) != "four" {
+		t.Errorf("a stream that was made anew has %q, want four", got.Body)
+	}
+}
+
+// What an operator has set for a stream or consumer stays, and what cannot work
+// is said.
+func TestOperatorsStreams(t *testing.T) {
+	server := startEmbedded(t, jetstreamserver.Options{})
+	admin := administrator(t, server.URL())
+	create := func(cfg natsjs.StreamConfig) {
+		t.Helper()
+		if _, err := admin.CreateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := connect(t, jetstream.Config{URL: server.URL(), MaxAge: time.Hour})
+
+	create(natsjs.StreamConfig{Name: "turnstile-tickets", Subjects: []string{"turnstile.tickets"}, MaxAge: 5 * time.Hour, Storage: natsjs.MemoryStorage})
+	publish(t, s, "tickets", "one")
+	subscribe(t, s, event.Subscription{Stream: "tickets", Group: "orders"}).next(t)
+	stream, err := admin.Stream(t.Context(), "turnstile-tickets")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg := stream.CachedInfo().Config; cfg.MaxAge != 5*time.Hour || cfg.Storage != natsjs.MemoryStorage {
+		t.Errorf("the operator's stream was changed: %+v", cfg)
+	}
+
+	create(natsjs.StreamConfig{Name: "turnstile-orders", Subjects: []string{"orders"}})
+	create(natsjs.StreamConfig{Name: "audit", Subjects: []string{"turnstile.payments"}})
+	create(natsjs.StreamConfig{Name: "turnstile-users", Subjects: []string{"turnstile.users"}})
+	users, err := admin.Stream(t.Context(), "turnstile-users")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := users.CreateConsumer(t.Context(), natsjs.ConsumerConfig{Durable: "orders", AckPolicy: natsjs.AckNonePolicy}); err != nil {
+		t.Fatal(err)
+	}
+	for stream, want := range map[string]string{
+		"orders":   `there is a JetStream stream "turnstile-orders", but it does not take turnstile.orders`,
+		"payments": `the JetStream stream "audit" has the subject turnstile.payments, which must be that of "turnstile-payments"`,
+		"users":    `the consumer "orders" of the JetStream stream "turnstile-users" does not ask for every acknowledgement`,
+		"a b":      "NATS allows no spaces",
+		"a.*":      "no wildcards",
+		".a":       "before and after every dot",
+	} {
+		_, err := s.Subscribe(t.Context(), event.Subscription{Stream: stream, Group: "orders"}, func(event.Delivery) {})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("subscribe to %q: %v, want %q", stream, err, want)
+		}
+	}
+}
+
+// Streams that are made by us are as configured, one for each name there can be.
+func TestMakesStreams(t *testing.T) {
+	server := startEmbedded(t, jetstreamserver.Options{})
+	admin := administrator(t, server.URL())
+	s := connect(t, jetstream.Config{URL: server.URL(), MaxAge: time.Hour, MaxBytes: 1 << 20})
+	names := map[string]string{
+		"tickets": "turnstile-tickets", "box.tickets": "turnstile-box_2etickets", "box_2etickets": "turnstile-box_5f2etickets", "großes-haus": "turnstile-gro_c3_9fes-haus",
+	}
+	for stream := range names {
+		publish(t, s, stream, stream)
+	}
+	for stream, name := range names {
+		made, err := admin.Stream(t.Context(), name)
+		if err != nil {
+			t.Errorf("the JetStream stream of %s: %v", stream, err)
+			continue
+		}
+		cfg, state := made.CachedInfo().Config, made.CachedInfo().State
+		if cfg.Subjects[0] != "turnstile."+stream || cfg.MaxAge != time.Hour || cfg.MaxBytes != 1<<20 ||
+			cfg.Storage != natsjs.FileStorage || cfg.Retention != natsjs.LimitsPolicy || cfg.Replicas != 1 {
+			t.Errorf("the JetStream stream of %s is %+v", stream, cfg)
+		}
+		if state.Msgs != 1 {
+			t.Errorf("the JetStream stream of %s has %d messages, want 1", stream, state.Msgs)
+		}
+		if got := subscribe(t, s, event.Subscription{Stream: stream, Group: "box.orders"}).next(t); string(got.Body) != stream {
+			t.Errorf("%s has %q", stream, got.Body)
+		}
+	}
+}
+
+// The messages of a process that has died are soon given to another, those that
+// a living one works on for long are not.
+func TestDeadMember(t *testing.T) {
+	t.Parallel()
+	server := startEmbedded(t, jetstreamserver.Options{})
+	cfg := jetstream.Config{URL: server.URL()}
+	sub := event.Subscription{Stream: "tickets", Group: "orders", AckWait: time.Minute, MaxInFlight: 1}
+
+	// What a dead member leaves behind: a message that it has taken, and nobody
+	// to say a word about it.
+	working := subscribe(t, connect(t, cfg), sub)
+	publisher := connect(t, cfg)
+	publish(t, publisher, "tickets", "long")
+	long := working.next(t)
+	publish(t, publisher, "tickets", "orphan")
+	consumer, err := administrator(t, server.URL()).Consumer(t.Context(), "turnstile-tickets", "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if taken, err := consumer.Next(); err != nil || string(taken.Data()) != "orphan" {
+		t.Fatalf("took %v, %v", taken, err)
+	}
+
+	died := time.Now()
+	others := subscribe(t, connect(t, cfg), event.Subscription{Stream: "tickets", Group: "orders", AckWait: time.Minute})
+	got := others.next(t)
+	t.Logf("the message of a dead member came after %v", time.Since(died).Round(time.Millisecond))
+	if string(got.Body) != "orphan" || !got.Redelivered {
+		t.Errorf("the other member is given %s, redelivered %t; want orphan, redelivered", got.Body, got.Redelivered)
+	}
+	if took := time.Since(died); took > 10*time.Second {
+		t.Errorf("that took %v", took)
+	}
+	select {
+	case d := <-others:
+		t.Errorf("%s, which a living member works on, was given to another", d.Body)
+	case <-time.After(2 * time.Second):
+	}
+	if err := long.Ack(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A publish to a server that keeps no more messages is answered with its reason.
+func TestFullStream(t *testing.T) {
+	server := startEmbedded(t, jetstreamserver.Options{})
+	if _, err := administrator(t, server.URL()).CreateStream(t.Context(), natsjs.StreamConfig{
+		Name: "turnstile-tickets", Subjects: []string{"turnstile.tickets"}, MaxMsgs: 1, Discard: natsjs.DiscardNew,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s := connect(t, jetstream.Config{URL: server.URL()})
+	publish(t, s, "tickets", "one")
+	answer := make(chan error, 1)
+	s.Publish(t.Context(), "tickets", []byte("two"), func(err error) { answer <- err })
+	if err := <-answer; err == nil || !strings.Contains(err.Error(), "maximum messages exceeded") {
+		t.Errorf("publish to a full stream: %v", err)
+	}
+}
+
+func connect(t *testing.T, cfg jetstream.Config) event.Session {
+	t.Helper()
+	s, err := jetstream.New(cfg, nil).Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// publish stores a message.
+func publish(t *testing.T, s event.Session, stream, body string) {
+	t.Helper()
+	answer := make(chan error, 1)
+	s.Publish(t.Context(), stream, []byte(body), func(err error) { answer <- err })
+	if err := <-answer; err != nil {
+		t.Fatal(err)
+	}
+}
+
+type inbox chan event.Delivery
+
+func subscribe(t *testing.T, s event.Session, sub event.Subscription) inbox {
+	t.Helper()
+	in := make(inbox, 100)
+	if _, err := s.Subscribe(t.Context(), sub, func(d event.Delivery) { in <- d }); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func (in inbox) next(t *testing.T) event.Delivery {
+	t.Helper()
+	select {
+	case d := <-in:
+		return d
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing is delivered")
+		panic("unreachable")
+	}
+}
+
+// awaitLost waits until s is known to be lost, which should not take long.
+func awaitLost(t *testing.T, s event.Session, since time.Time) {
+	t.Helper()
+	select {
+	case <-s.Lost():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the loss of the session is not noticed")
+	}
+	took := time.Since(since)
+	t.Logf("found after %v", took.Round(time.Millisecond))
+	if took > 5*time.Second {
+		t.Errorf("it took %v to find that the session is dead", took)
+	}
+}
+
+// administrator is a client that does as it likes.
+func administrator(t *testing.T, url string) natsjs.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := natsjs.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
 }

@@ -6,7 +6,7 @@
 // own default is to sync every two minutes. This one syncs every ten seconds,
 // because the relay sends the last thirty seconds again when it finds its session
 // lost, which makes up for that. [Options].SyncAlways syncs before it
-// acknowledges, and makes publishing several times slower.
+// acknowledges: that publishes some twenty times fewer messages in a second.
 package jetstreamserver
 
 import (
