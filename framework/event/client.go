@@ -344,7 +344,7 @@ func (c *Client) subscribe(stop, over context.Context, b Broker, session Session
 			}
 			leave, err := session.Subscribe(over, Subscription{
 				Stream: stream, Group: c.listener.group, MaxInFlight: c.cfg.MaxInFlight, AckWait: c.cfg.AckWait,
-			}, func(d Delivery) { c.listener.deliver(stop, stream, d) })
+			}, func(d Delivery) { c.listener.deliver(stop, b.Name(), stream, d) })
 			if err != nil {
 				c.setReady(subscriptionCheck(b, stream), notReady(err.Error()))
 				c.log.WarnContext(over, "events: not subscribed; trying again", "broker", b.Name(), "stream", stream, "group", c.listener.group, "err", err)

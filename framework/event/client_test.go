@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -229,34 +231,76 @@ func TestMetrics(t *testing.T) {
 	for _, m := range []message{{key: "a", seq: 1}, {key: "a", seq: 1}, {key: "a", seq: 3}, {key: "a", seq: 2}, {key: "dead", seq: 1}} {
 		receive(t, b.deliver(t, "pings", m.body(), false), "an acknowledgement")
 	}
+	receive(t, b.deliver(t, "pings", []byte("no event"), false), "an acknowledgement")
 	eventually(t, "the mark", func() bool { return count(t.Context(), db, "event_outbox WHERE sent_at IS NULL") == 0 })
 	var all metricdata.ResourceMetrics
 	if err := reader.Collect(t.Context(), &all); err != nil {
 		t.Fatal(err)
 	}
-	sums := map[string]int64{}
+	sums, gauges := map[string]int64{}, map[string]float64{}
 	for _, s := range all.ScopeMetrics {
 		for _, m := range s.Metrics {
-			sums[m.Name] += 0
-			if data, ok := m.Data.(metricdata.Sum[int64]); ok {
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
 				for _, p := range data.DataPoints {
 					sums[m.Name] += p.Value
+				}
+			case metricdata.Histogram[float64]:
+				for _, p := range data.DataPoints {
+					sums[m.Name] += int64(p.Count)
+				}
+			case metricdata.Histogram[int64]:
+				for _, p := range data.DataPoints {
+					sums[m.Name] += int64(p.Count)
+				}
+			case metricdata.Gauge[int64]:
+				for _, p := range data.DataPoints {
+					gauges[m.Name] += float64(p.Value)
+				}
+			case metricdata.Gauge[float64]:
+				for _, p := range data.DataPoints {
+					gauges[m.Name] += p.Value
 				}
 			}
 		}
 	}
 	for name, want := range map[string]int64{
-		"messaging.client.sent.messages": 1, "messaging.client.consumed.messages": 5,
+		"messaging.client.sent.messages": 1, "messaging.client.consumed.messages": 6,
 		"turnstile.event.handled": 3, "turnstile.event.failures": 1,
-		"turnstile.event.ledger": 4, // a duplicate; one parked and released; the dead one parked
+		"turnstile.event.ledger":              5, // a duplicate; one parked and released; the dead one parked; one malformed
+		"messaging.client.operation.duration": 1, "turnstile.event.relay.batch": 1,
+		"messaging.process.duration": 5, "turnstile.event.commit_to_effect": 3, // the dead one was tried in its batch and by itself
 	} {
 		if got, ok := sums[name]; !ok || got != want {
 			t.Errorf("%s is %d (there: %v), want %d", name, got, ok, want)
 		}
 	}
-	for _, name := range []string{"messaging.client.operation.duration", "turnstile.event.commit_to_effect"} {
-		if _, ok := sums[name]; !ok {
-			t.Errorf("there is no %s; there are %v", name, slices.Sorted(maps.Keys(sums)))
+	for name, want := range map[string]float64{
+		"turnstile.event.outbox.depth": 0, "turnstile.event.outbox.age": 0, "turnstile.event.broker.missing": 0,
+		"turnstile.event.parked": 1, "turnstile.event.letters": 1,
+	} {
+		if got, ok := gauges[name]; !ok || got != want {
+			t.Errorf("%s is %v (there: %v), want %v", name, got, ok, want)
+		}
+	}
+	// People find them all in the documentation, and nothing else.
+	text, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, line := range regexp.MustCompile("(?m)^\\| `([a-z._]+)` \\| (?:counter|gauge|histogram)").FindAllSubmatch(text, -1) {
+		documented = append(documented, string(line[1]))
+	}
+	there := slices.Concat(slices.Collect(maps.Keys(sums)), slices.Collect(maps.Keys(gauges)))
+	slices.Sort(documented)
+	slices.Sort(there)
+	if !slices.Equal(documented, there) {
+		t.Errorf("docs/metrics.md tells of %v\nthere are %v", documented, there)
+	}
+	for _, name := range []string{"turnstile.event.parked.age", "turnstile.event.lag"} {
+		if gauges[name] <= 0 || gauges[name] > patience.Seconds() {
+			t.Errorf("%s is %v: an event is dead since just now", name, gauges[name])
 		}
 	}
 }

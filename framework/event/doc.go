@@ -26,9 +26,10 @@
 // # Using it
 //
 // [Outbox] publishes, inside a transaction and nowhere else. [Listener] has the
-// handlers, registered with [Handle]. [Client] runs both over one session with
-// a [Broker]: package stan is the one for NATS Streaming, and eventtest has one
-// in memory with faults on demand. Package admin is for operators. The example
+// handlers, registered with [Handle]. [Client] runs both over a session with a
+// [Broker], or with several at once: packages stan and jetstream are those for
+// NATS Streaming and JetStream, broker chooses among them by configuration, and
+// eventtest has one in memory with faults on demand. Package admin is for operators. The example
 // shows a service that publishes and handles.
 //
 // A handler's error steers the listener: nil commits, [Dead] gives up at once,
@@ -77,15 +78,21 @@
 //  8. The relay marks an event sent after the broker's acknowledgement. At
 //     every loss of the session and at every start it has everything sent again
 //     that was marked shortly before, durably, before it sends anything new.
+//     With several brokers one acknowledgement is enough. Whoever marks events
+//     sent records, in the same transaction, which of the brokers that the
+//     outbox knows did not acknowledge them, be it connected to those or not;
+//     they are sent again to a broker that lacks any.
 //  9. Cursors and sequence rows are never deleted.
 //
 // # Reading order
 //
 // event.go has the types that services see and envelope.go how they look on the
-// wire. outbox.go publishes and relay.go sends; listener.go takes messages from
+// wire. outbox.go publishes and relay.go sends, archive.go has sent again what is
+// in doubt; listener.go takes messages from
 // the broker in batches, turn.go applies a batch in one transaction, sweep.go
 // makes the later attempts, package admin is what operators do. client.go keeps
-// the session and puts the parts together. The tables are in migrations, the
+// the sessions and puts the parts together, replicas.go is what the processes of
+// a service tell each other. The tables are in migrations, the
 // statements in statements.go, and what the databases spell differently in
 // postgres.go and sqlite.go.
 package event

@@ -129,13 +129,13 @@ func (l *Listener) run(ctx, stop context.Context) {
 
 // deliver takes a message from the broker. Messages of one key go to one
 // worker, so that no two workers wait for one cursor.
-func (l *Listener) deliver(stop context.Context, stream string, d Delivery) {
+func (l *Listener) deliver(stop context.Context, broker, stream string, d Delivery) {
 	a := &arrival{body: d.Body, redelivered: d.Redelivered, ack: d.Ack}
 	var err error
 	if a.envelope, err = decodeEnvelope(stream, d.Body); err != nil {
 		a.envelope, a.malformed = &envelope{Stream: stream}, err
 	}
-	l.metrics.delivered(stop, l.group, stream, d.Redelivered)
+	l.metrics.delivered(stop, broker, l.group, stream, d.Redelivered)
 	var h maphash.Hash
 	h.SetSeed(l.seed)
 	_, _ = h.WriteString(a.Stream)

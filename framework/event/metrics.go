@@ -35,6 +35,7 @@ type metrics struct {
 	batchSize        metric.Int64Histogram
 	consumedMessages metric.Int64Counter
 	handled          metric.Int64Counter
+	processDuration  metric.Float64Histogram
 	latency          metric.Float64Histogram
 	outcomes         metric.Int64Counter
 	failures         metric.Int64Counter
@@ -65,14 +66,20 @@ func newMetrics(t Telemetry) (*metrics, error) {
 			return nil, fmt.Errorf("event: %w", err)
 		}
 	}
-	if m.sendDuration, err = meter.Float64Histogram("messaging.client.operation.duration", metric.WithUnit("s"), metric.WithDescription("How long the relay took for a batch."), seconds); err != nil {
-		return nil, fmt.Errorf("event: %w", err)
+	for _, h := range []struct {
+		into        *metric.Float64Histogram
+		name, about string
+	}{
+		{&m.sendDuration, "messaging.client.operation.duration", "How long a broker took to acknowledge a batch of the relay."},
+		{&m.processDuration, "messaging.process.duration", "How long a handler ran."},
+		{&m.latency, "turnstile.event.commit_to_effect", "From an event's commit to the commit of its effect."},
+	} {
+		if *h.into, err = meter.Float64Histogram(h.name, metric.WithUnit("s"), metric.WithDescription(h.about), seconds); err != nil {
+			return nil, fmt.Errorf("event: %w", err)
+		}
 	}
 	if m.batchSize, err = meter.Int64Histogram("turnstile.event.relay.batch", metric.WithUnit("{event}"), metric.WithDescription("Events in a batch of the relay."),
 		metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 20, 50, 100, 200, 500)); err != nil {
-		return nil, fmt.Errorf("event: %w", err)
-	}
-	if m.latency, err = meter.Float64Histogram("turnstile.event.commit_to_effect", metric.WithUnit("s"), metric.WithDescription("From an event's commit to the commit of its effect."), seconds); err != nil {
 		return nil, fmt.Errorf("event: %w", err)
 	}
 	return m, nil
@@ -230,11 +237,25 @@ func (m *metrics) sent(ctx context.Context, broker string, rows []row, acked int
 	m.batchSize.Record(ctx, int64(len(rows)), metric.WithAttributes(system))
 }
 
-func (m *metrics) delivered(ctx context.Context, group, stream string, again bool) {
+func (m *metrics) delivered(ctx context.Context, broker, group, stream string, again bool) {
 	m.consumedMessages.Add(ctx, 1, metric.WithAttributes(
+		attribute.String("messaging.system", broker),
 		attribute.String("messaging.destination.name", stream),
 		attribute.String("messaging.consumer.group.name", group),
 		attribute.Bool("redelivered", again)))
+}
+
+func (m *metrics) processed(ctx context.Context, group string, e *envelope, start time.Time, err error) {
+	set := []attribute.KeyValue{
+		attribute.String("messaging.operation.name", "process"),
+		attribute.String("messaging.destination.name", e.Stream),
+		attribute.String("messaging.consumer.group.name", group),
+		attribute.String("type", e.Type),
+	}
+	if err != nil {
+		set = append(set, attribute.String("error.type", "_OTHER"))
+	}
+	m.processDuration.Record(ctx, time.Since(start).Seconds(), metric.WithAttributes(set...))
 }
 
 func (m *metrics) turn(ctx context.Context, group string, c counts) {

@@ -404,6 +404,7 @@ func (t *turn) call(ctx context.Context, h handler, e *envelope, attempt int) (e
 	t.spans = append(t.spans, span)
 	ctx, cancel := context.WithTimeout(ctx, t.l.cfg.HandlerTimeout)
 	defer cancel()
+	start := time.Now()
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
@@ -412,6 +413,7 @@ func (t *turn) call(ctx context.Context, h handler, e *envelope, attempt int) (e
 			span.RecordError(err)
 			span.SetStatus(codes.Error, "handler failed")
 		}
+		t.l.metrics.processed(ctx, t.l.group, e, start, err)
 	}()
 	return h.call(ctx, t.tx, e, attempt)
 }
