@@ -5,8 +5,8 @@ package demo
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,6 +19,8 @@ import (
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/console"
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/dev"
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/event/admin"
 )
 
 const (
@@ -51,8 +53,8 @@ func (e *FailedError) Error() string { return strings.Join(e.Findings, "\n") }
 // demo is one demonstration under way.
 type demo struct {
 	Options
-	databases map[string]*sql.DB
-	interest  interest
+	databases map[string]*database.DB
+	listeners map[string][]string // the groups of each stream
 	seller    *person
 	buyer     *person
 	run       string // makes names unique
@@ -79,7 +81,7 @@ type mark struct {
 
 // Run does it all, in the body of the System's Run. Its error is a *FailedError if what was promised was not kept.
 func Run(ctx context.Context, o Options) error {
-	d := &demo{Options: o, databases: map[string]*sql.DB{}, run: uuid.NewString()[:8]}
+	d := &demo{Options: o, databases: map[string]*database.DB{}, run: uuid.NewString()[:8]}
 	if err := d.check(); err != nil {
 		return err
 	}
@@ -89,7 +91,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("%s did not get ready: %w", strings.Join(o.System.Unready(), ", "), err)
 	}
 	for name := range o.System.Descriptions() {
-		db, err := open(o.System.Database(name))
+		db, err := database.New(database.Config{URL: "sqlite:" + o.System.Database(name)})
 		if err != nil {
 			return err
 		}
@@ -127,7 +129,7 @@ func (d *demo) check() error {
 			return fmt.Errorf("the demo sells tickets, and no service of this workspace serves %s", path)
 		}
 	}
-	d.interest = interests(descriptions)
+	d.listeners = listeners(descriptions)
 	return nil
 }
 
@@ -235,7 +237,7 @@ func (d *demo) sell(ctx context.Context, i int, ordered func()) error {
 
 // kill ends the victim with SIGKILL and waits until everything is ready again.
 func (d *demo) kill(ctx context.Context, victim string) error {
-	f, err := measure(ctx, d.databases, d.interest)
+	f, err := measure(ctx, d.databases, d.listeners)
 	if err != nil {
 		return err
 	}
@@ -297,7 +299,7 @@ func (d *demo) quiet(ctx context.Context) error {
 	var last flow
 	moved := time.Now()
 	for {
-		now, err := measure(ctx, d.databases, d.interest)
+		now, err := measure(ctx, d.databases, d.listeners)
 		if err != nil {
 			return err
 		}
@@ -325,7 +327,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (d *demo) progress(ctx context.Context) {
 	defer d.Console.Status("")
 	for sleep(ctx, 2*poll) == nil {
-		f, err := measure(ctx, d.databases, d.interest)
+		f, err := measure(ctx, d.databases, d.listeners)
 		if err != nil {
 			continue // business will tell
 		}
@@ -336,34 +338,54 @@ func (d *demo) progress(ctx context.Context) {
 
 // audit compares the books, shows the timeline and gives the verdict.
 func (d *demo) audit(ctx context.Context) error {
-	b, err := read(ctx, d.databases)
+	var ledgers []*admin.Ledger
+	for _, name := range slices.Sorted(maps.Keys(d.databases)) {
+		ledgers = append(ledgers, admin.New(name, d.databases[name]))
+	}
+	r, err := admin.Audit(ctx, ledgers, time.Time{})
 	if err != nil {
 		return err
 	}
-	r := verify(b, d.interest)
+	paths, err := admin.Trace(ctx, ledgers, admin.Filter{})
+	if err != nil {
+		return err
+	}
 	business, late, err := d.inspect(ctx)
 	if err != nil {
 		return err
 	}
-	r.other = append(r.other, business...)
-	d.Console.Print(d.timeline(b))
+	d.Console.Print(d.timeline(paths))
 	if n := d.retries.Load(); n > 0 {
 		d.say("%d requests got no answer and were sent again, under the same Idempotency-Key", n)
 	}
 	if late > 0 {
 		d.Console.Say(console.Warn, "%d orders expired before their payment arrived; the money went back", late)
 	}
+	return d.judge(r, business)
+}
+
+// judge gives the verdict on the books and the business.
+func (d *demo) judge(r *admin.Report, business []string) error {
 	verdict := fmt.Sprintf("orders=%d events=%d lost=%d duplicated=%d misordered=%d p50=%s p99=%s",
-		len(d.orders), r.events, len(r.lost), len(r.doubled), len(r.reordered), short(r.percentile(50)), short(r.percentile(99)))
-	if r.ok() {
+		len(d.orders), r.Events, len(r.Lost), len(r.Duplicated), len(r.Misordered), short(r.P50), short(r.P99))
+	if r.OK() && r.Quiet() && len(business) == 0 {
 		d.Console.Print(d.Console.Text(console.Good, "demo: ok "+verdict))
 		return nil
+	}
+	if r.Unsent > 0 {
+		business = append(business, fmt.Sprintf("%d events are not sent to the broker", r.Unsent))
+	}
+	if r.Scheduled > 0 {
+		business = append(business, fmt.Sprintf("%d events are scheduled and not published", r.Scheduled))
 	}
 	var findings []string
 	for _, f := range []struct {
 		what string
 		list []string
-	}{{"lost", r.lost}, {"applied twice", r.doubled}, {"out of order", r.reordered}, {"wrong", r.other}} {
+	}{
+		{"lost", words(r.Lost)}, {"applied twice", words(r.Duplicated)}, {"out of order", words(r.Misordered)},
+		{"not applied", words(r.Waiting)}, {"wrong", append(words(r.Other), business...)},
+	} {
 		for i, finding := range f.list {
 			if i == 20 {
 				findings = append(findings, fmt.Sprintf("%s: and %d more", f.what, len(f.list)-i))
@@ -373,6 +395,13 @@ func (d *demo) audit(ctx context.Context) error {
 		}
 	}
 	return &FailedError{append(findings, "demo: failed "+verdict)}
+}
+
+func words(findings []admin.Finding) (list []string) {
+	for _, f := range findings {
+		list = append(list, f.String())
+	}
+	return list
 }
 
 // inspect looks at what the services say of the business: no ticket is sold twice or kept back, no money is kept for

@@ -2,28 +2,18 @@ package demo
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/console"
+	"github.com/turnstile-go/turnstile/framework/event/admin"
 )
 
 const slow = time.Second // effects that took longer catch the eye
 
 // timeline shows every event when it was committed, and how long after that it had its effect in each group.
-func (d *demo) timeline(b *books) string {
-	type effect struct {
-		group string
-		position
-	}
-	effects := map[effect]time.Time{}
-	for _, a := range b.applied {
-		if _, twice := effects[effect{a.group, a.position}]; !twice {
-			effects[effect{a.group, a.position}] = a.at
-		}
-	}
+func (d *demo) timeline(paths []admin.Path) string {
 	c := d.Console
 	type line struct {
 		at    time.Time
@@ -31,27 +21,33 @@ func (d *demo) timeline(b *books) string {
 		mark  string
 	}
 	var lines []line
-	for _, e := range b.committed {
-		var after []string
-		for _, group := range slices.Sorted(maps.Keys(d.interest[e.stream])) {
-			if !d.interest[e.stream][group][e.typ] {
-				continue
+	for _, e := range paths {
+		applied := map[string]time.Time{}
+		for _, s := range e.Steps {
+			if _, twice := applied[s.Group]; s.What == "applied" && !twice {
+				applied[s.Group] = s.At
 			}
-			took := c.Text(console.Bad, "lost")
-			if at, ok := effects[effect{group, e.position}]; ok {
-				took = short(max(0, at.Sub(e.at)))
-				if at.Sub(e.at) > slow {
+		}
+		var after []string
+		for _, g := range e.Groups {
+			if g.State == "passed" {
+				continue // it does not handle the type
+			}
+			took := c.Text(console.Bad, g.State)
+			if at, ok := applied[g.Group]; ok {
+				took = short(max(0, at.Sub(e.At)))
+				if at.Sub(e.At) > slow {
 					took = c.Text(console.Warn, took)
 				}
 			}
-			after = append(after, c.Name(group)+" "+took)
+			after = append(after, c.Name(g.Group)+" "+took)
 		}
 		if after == nil {
 			after = []string{c.Text(console.Dim, "nobody listens")}
 		}
-		lines = append(lines, line{at: e.at, cells: []string{
-			c.Text(console.Dim, d.since(e.at)), c.Name(e.source), e.typ, c.Text(console.Dim, "…"+e.key[max(0, len(e.key)-6):]),
-			fmt.Sprint(e.seq), strings.Join(after, "  "),
+		lines = append(lines, line{at: e.At, cells: []string{
+			c.Text(console.Dim, d.since(e.At)), c.Name(e.Service), e.Type, c.Text(console.Dim, "…"+e.Key[max(0, len(e.Key)-6):]),
+			fmt.Sprint(e.Sequence), strings.Join(after, "  "),
 		}})
 	}
 	for _, m := range d.marks {
