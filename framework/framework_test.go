@@ -40,6 +40,7 @@ type fake struct {
 	ready    func() map[string]error
 	migrate  func(ctx context.Context) error
 	describe map[string]any
+	close    func() error
 }
 
 func (f *fake) Start(ctx context.Context) error {
@@ -72,6 +73,13 @@ func (f *fake) Migrate(ctx context.Context) error {
 }
 
 func (f *fake) Describe() map[string]any { return f.describe }
+
+func (f *fake) Close() error {
+	if f.close == nil {
+		return nil
+	}
+	return f.close()
+}
 
 // bare is a part with nothing but Run.
 type bare func(ctx context.Context) error
@@ -590,6 +598,7 @@ func TestSignalWhileStarting(t *testing.T) {
 				s.Add("events", &fake{
 					start: func(ctx context.Context) error { once.Do(func() { close(starting) }); return start(ctx) },
 					run:   func(context.Context) error { j.add("run events"); return nil },
+					close: func() error { j.add("close events"); return nil },
 				})
 				s.Add("http", j.part("http"))
 				return nil
@@ -599,7 +608,7 @@ func TestSignalWhileStarting(t *testing.T) {
 			if err := s.ended(); err != nil {
 				t.Errorf("Run = %v, want nil", err)
 			}
-			if got, want := j.String(), "start database, release database"; got != want {
+			if got, want := j.String(), "start database, release database, close events"; got != want {
 				t.Errorf("happened: %s\nwant: %s", got, want)
 			}
 		})

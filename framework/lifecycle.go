@@ -41,6 +41,7 @@ func (l *lifecycle) listen(ctx context.Context, metrics http.Handler) error {
 // drain; life outlasts that.
 func (l *lifecycle) run(stop, life context.Context) error {
 	defer l.admin.close()
+	defer l.abandon(life)
 	log := l.service.Log
 
 	var started []*part
@@ -78,6 +79,19 @@ func (l *lifecycle) run(stop, life context.Context) error {
 	case <-time.After(lastGrace): // a Ready that does not return must not keep the service
 	}
 	return err
+}
+
+// abandon closes the parts that were not started.
+func (l *lifecycle) abandon(life context.Context) {
+	for _, p := range l.service.parts {
+		c, ok := p.Part.(closer)
+		if !ok || p.started.Load() {
+			continue
+		}
+		if err := guard(c.Close); err != nil {
+			l.service.Log.WarnContext(life, "part that was not started does not close", "part", p.name, "error", err)
+		}
+	}
 }
 
 // serving returns when the parts are to be stopped: after the drain delay or, with the part, when one has

@@ -52,6 +52,11 @@ type Service struct {
 // that succeeded, with a ctx that is already done if the service stops before it was up: Run is the place to
 // release what Start opened.
 //
+//	Close() error
+//
+// Close is called, instead of Run, on a part that the service could not start before it had to stop. It
+// releases what the part has held since it was made.
+//
 //	Ready() map[string]error
 //
 // Ready says for each of the part's dependencies, by name, whether it is there (nil). It answers from what
@@ -101,6 +106,7 @@ type (
 	starter interface {
 		Start(ctx context.Context) error
 	}
+	closer    interface{ Close() error }
 	readier   interface{ Ready() map[string]error }
 	addressed interface{ Addr() string }
 	migrator  interface {
