@@ -23,6 +23,7 @@ func (p *program) serve(ctx context.Context) (err error) {
 	}
 	l := &lifecycle{program: p, service: s, began: began, health: &health{parts: s.parts}}
 	if err := l.listen(ctx, t.Metrics()); err != nil {
+		l.abandon(ctx)
 		return errors.Join(err, flush(ctx, t))
 	}
 	s.Log.InfoContext(ctx, "service starting", "admin", l.admin.addr, "version", s.Version)
