@@ -45,7 +45,7 @@ var layers = []struct {
 	{`framework/web`, []string{`framework/(database|internal/.+)`}},
 	{`framework/web/session`, []string{`framework/(web|secret|internal/.+)`}},
 	{`framework/web/session/\w+`, []string{`framework/web/session`}},
-	{`framework/cmd/turnstile(/.+)?`, []string{`framework/(cmd/turnstile/internal/.+|database|event|event/admin|event/stan/stanserver)`}},
+	{`framework/cmd/turnstile(/.+)?`, []string{`framework/(cmd/turnstile/internal/.+|database|event|event/(admin|broker|stan/stanserver|jetstream/jetstreamserver))`}},
 
 	{`e2e/internal/.+`, []string{`framework/event/admin`, `e2e/internal/.+`}},
 }

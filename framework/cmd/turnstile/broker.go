@@ -12,22 +12,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/process"
+	"github.com/turnstile-go/turnstile/framework/event/jetstream/jetstreamserver"
 	"github.com/turnstile-go/turnstile/framework/event/stan/stanserver"
 )
 
 func brokerCommand() *cobra.Command {
-	var o stanserver.Options
+	var kind, dir, cluster, token string
+	var port int
 	c := &cobra.Command{
 		Use:   "broker",
-		Short: "Run a NATS Streaming server, as dev and demo do in a process of its own",
-		Long: `Runs a NATS Streaming server on 127.0.0.1 until SIGTERM or SIGINT. dev and demo start it as a child process, so that it
-can be killed like a real one. Its log is JSON at level LOG_LEVEL (WARN if not set). When it is ready it writes its address
-to the file READY_FILE, if that is set.`,
+		Short: "Run a NATS Streaming or JetStream server, as dev and demo do in a process of its own",
+		Long: `Runs a NATS Streaming server, or with --kind jetstream a NATS server with JetStream, on 127.0.0.1 until SIGTERM or
+SIGINT. dev and demo start it as a child process, so that it can be killed like a real one. Its log is JSON at level
+LOG_LEVEL (WARN if not set). When it is ready it writes its address to the file READY_FILE, if that is set.`,
 		Args: cobra.NoArgs,
 	}
-	c.Flags().StringVar(&o.Dir, "dir", "", "folder to keep messages in; in memory if empty")
-	c.Flags().IntVar(&o.Port, "port", 4222, "port to listen on; 0 picks a free one")
-	c.Flags().StringVar(&o.ClusterID, "cluster-id", "turnstile", "NATS Streaming cluster id")
+	c.Flags().StringVar(&kind, "kind", "stan", "what to run: stan or jetstream")
+	c.Flags().StringVar(&dir, "dir", "", "folder to keep messages in; if empty, they are forgotten at the end")
+	c.Flags().IntVar(&port, "port", 4222, "port to listen on; 0 picks a free one")
+	c.Flags().StringVar(&cluster, "cluster-id", "turnstile", "NATS Streaming cluster id")
+	c.Flags().StringVar(&token, "token", "", "what clients of JetStream must have in their URL, as in nats://token@127.0.0.1:4222; nothing if empty")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		level := slog.LevelWarn
 		if text := os.Getenv("LOG_LEVEL"); text != "" {
@@ -35,8 +39,20 @@ to the file READY_FILE, if that is set.`,
 				return fmt.Errorf("LOG_LEVEL: %w", err)
 			}
 		}
-		o.Log = slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: level}))
-		server, err := stanserver.Start(o)
+		log := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: level}))
+		var server interface {
+			URL() string
+			Shutdown()
+		}
+		var err error
+		switch kind {
+		case "stan":
+			server, err = stanserver.Start(stanserver.Options{Dir: dir, Port: port, ClusterID: cluster, Log: log})
+		case "jetstream":
+			server, err = jetstreamserver.Start(jetstreamserver.Options{Dir: dir, Port: port, Token: token, Log: log})
+		default:
+			return fmt.Errorf("--kind %s: there are stan and jetstream", kind)
+		}
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ code 1. An order in ten is left to expire.`
 func demoCommand(out *console.Console, stop *stopper) *cobra.Command {
 	var o demo.Options
 	var kill []string
+	var broker string
 	var chaos, keep, logs bool
 	c := &cobra.Command{
 		Use:   "demo",
@@ -38,7 +40,8 @@ func demoCommand(out *console.Console, stop *stopper) *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	c.Flags().IntVar(&o.Orders, "orders", 6, "how many orders to place; with --kill and --chaos at least one more than there are kills")
-	c.Flags().StringSliceVar(&kill, "kill", []string{dev.Broker}, "whom to kill, one after the other: services, broker, all, or none")
+	c.Flags().StringVar(&broker, "broker", cmp.Or(os.Getenv("BROKER"), "stan"), brokerUsage)
+	c.Flags().StringSliceVar(&kill, "kill", []string{dev.Broker}, "whom to kill, one after the other: services, broker, stan, jetstream, all, or none")
 	c.Flags().BoolVar(&chaos, "chaos", false, "kill the broker and every service, once each (--kill all)")
 	c.Flags().DurationVar(&o.Window, "window", 0, "how long an order may wait for its payment (default 12s, or 25s if services are killed)")
 	c.Flags().IntVar(&o.Lines, "timeline", 120, "how many lines of the timeline to show; 0 shows all")
@@ -54,7 +57,11 @@ func demoCommand(out *console.Console, stop *stopper) *cobra.Command {
 		if chaos {
 			kill = []string{"all"}
 		}
-		if o.Kill, err = victims(kill, w.Names()); err != nil {
+		brokers, err := dev.Brokers(broker)
+		if err != nil {
+			return err
+		}
+		if o.Kill, err = victims(kill, w.Names(), brokers); err != nil {
 			return err
 		}
 		if !cmd.Flags().Changed("orders") {
@@ -65,11 +72,11 @@ func demoCommand(out *console.Console, stop *stopper) *cobra.Command {
 		}
 		if o.Window == 0 {
 			o.Window = 12 * time.Second
-			if slices.ContainsFunc(o.Kill, func(name string) bool { return name != dev.Broker }) {
+			if slices.ContainsFunc(o.Kill, func(name string) bool { return !slices.Contains(brokers, name) }) {
 				o.Window = 25 * time.Second
 			}
 		}
-		broker, err := brokerProgram()
+		program, err := brokerProgram()
 		if err != nil {
 			return err
 		}
@@ -86,8 +93,8 @@ func demoCommand(out *console.Console, stop *stopper) *cobra.Command {
 		}()
 		so := dev.Options{
 			Workspace: w, State: state, Bin: filepath.Join(w.Root, ".turnstile", "demo"), Listen: "127.0.0.1:0",
-			Environ: os.Environ(), Hermetic: true, Set: map[string]string{"ORDER_EXPIRATION": o.Window.String()},
-			Broker: broker, Console: out,
+			Environ: os.Environ(), Hermetic: true, Set: map[string]string{"BROKER": broker, "ORDER_EXPIRATION": o.Window.String()},
+			Broker: program, Console: out,
 		}
 		if !logs {
 			so.Logs = filepath.Join(state, "logs")
@@ -106,17 +113,21 @@ func demoCommand(out *console.Console, stop *stopper) *cobra.Command {
 	return c
 }
 
+const brokerUsage = "broker to use: stan, jetstream, or stan+jetstream for both (BROKER)"
+
 // victims resolves the names given to --kill.
-func victims(names, services []string) (list []string, err error) {
+func victims(names, services, brokers []string) (list []string, err error) {
 	for _, name := range names {
 		switch {
 		case name == "none":
 		case name == "all":
-			list = append(append(list, dev.Broker), services...)
-		case name == dev.Broker || slices.Contains(services, name):
+			list = append(append(list, brokers...), services...)
+		case name == dev.Broker:
+			list = append(list, brokers...)
+		case slices.Contains(brokers, name) || slices.Contains(services, name):
 			list = append(list, name)
 		default:
-			return nil, fmt.Errorf("--kill %s: there are %s, %s, all and none", name, strings.Join(services, ", "), dev.Broker)
+			return nil, fmt.Errorf("--kill %s: there are %s, %s, all and none", name, strings.Join(services, ", "), strings.Join(brokers, ", "))
 		}
 	}
 	return list, nil

@@ -23,10 +23,11 @@ A service is a module in go.work that has cmd/<name>/main.go and a folder servic
 what it says of itself (<service> describe). Your environment goes before that, and so does a file .env beside go.work:
   NAME=value             for every service that takes NAME
   <SERVICE>_NAME=value   for one service, such as ORDERS_DATABASE_URL
-{service} in a value stands for the service's name. NATS_URL stands for a broker of yours, so that none is started.`
+{service} in a value stands for the service's name. BROKER says which brokers to start. NATS_URL and JETSTREAM_URL stand
+for brokers of yours, so that none is started for them.`
 
 func devCommand(out *console.Console, stop *stopper) *cobra.Command {
-	var listen string
+	var listen, broker string
 	var reset, debug, watch bool
 	c := &cobra.Command{
 		Use:   "dev",
@@ -35,6 +36,7 @@ func devCommand(out *console.Console, stop *stopper) *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	c.Flags().StringVar(&listen, "listen", "127.0.0.1:8080", "address of the gateway")
+	c.Flags().StringVar(&broker, "broker", "", brokerUsage)
 	c.Flags().BoolVar(&reset, "reset", false, "delete the databases and the broker's messages first")
 	c.Flags().BoolVar(&watch, "watch", true, "rebuild and restart services when files change")
 	c.Flags().BoolVar(&debug, "debug", false, "build services with what a debugger needs, which takes longer")
@@ -45,13 +47,17 @@ func devCommand(out *console.Console, stop *stopper) *cobra.Command {
 			return err
 		}
 		state := filepath.Join(w.Root, ".turnstile")
-		broker, err := brokerProgram()
+		program, err := brokerProgram()
 		if err != nil {
 			return err
 		}
+		set := map[string]string{}
+		if broker != "" {
+			set["BROKER"] = broker
+		}
 		system := dev.New(dev.Options{
 			Workspace: w, State: state, Bin: filepath.Join(state, "bin"), Reset: reset, Debug: debug,
-			Listen: listen, Environ: os.Environ(), DotEnv: filepath.Join(w.Root, ".env"), Broker: broker, Console: out,
+			Listen: listen, Environ: os.Environ(), DotEnv: filepath.Join(w.Root, ".env"), Set: set, Broker: program, Console: out,
 		})
 		stop.on(func() { out.Say(console.Dim, "stopping; Ctrl-C again kills") }, system.KillAll)
 

@@ -6,7 +6,7 @@ import (
 )
 
 func TestVictims(t *testing.T) {
-	services := []string{"auth", "orders"}
+	services, one, two := []string{"auth", "orders"}, []string{"broker"}, []string{"stan", "jetstream"}
 	for names, want := range map[string]string{
 		"broker":        "broker",
 		"none":          "",
@@ -14,12 +14,22 @@ func TestVictims(t *testing.T) {
 		"orders,broker": "orders broker",
 		"orders,orders": "orders orders", // twice, if somebody wants that
 	} {
-		got, err := victims(strings.Split(names, ","), services)
+		got, err := victims(strings.Split(names, ","), services, one)
 		if err != nil || strings.Join(got, " ") != want {
 			t.Errorf("%s = %v, %v, want %s", names, got, err, want)
 		}
 	}
-	if _, err := victims([]string{"tickets"}, services); err == nil || !strings.Contains(err.Error(), "auth, orders, broker") {
+	for names, want := range map[string]string{
+		"broker":         "stan jetstream",
+		"jetstream,stan": "jetstream stan",
+		"all":            "stan jetstream auth orders",
+	} {
+		got, err := victims(strings.Split(names, ","), services, two)
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%s of two brokers = %v, %v, want %s", names, got, err, want)
+		}
+	}
+	if _, err := victims([]string{"tickets"}, services, one); err == nil || !strings.Contains(err.Error(), "auth, orders, broker") {
 		t.Errorf("a victim that there is not = %v", err)
 	}
 }

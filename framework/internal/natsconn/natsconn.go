@@ -42,7 +42,8 @@ func Options(dial *Dialer, log *slog.Logger, lost func(error)) []nats.Option {
 	}
 }
 
-// Addresses returns a list of URLs separated by commas without their passwords.
+// Addresses returns a list of URLs separated by commas without their passwords
+// and tokens.
 func Addresses(urls string) string {
 	var list []string
 	for part := range strings.SplitSeq(urls, ",") {
@@ -52,6 +53,9 @@ func Addresses(urls string) string {
 		case err != nil:
 			part = "(unreadable)"
 		case u.User != nil:
+			if _, ok := u.User.Password(); !ok {
+				u.User = url.User("xxxxx") // it is a token
+			}
 			part = u.Redacted()
 		}
 		list = append(list, part)

@@ -14,9 +14,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -38,6 +40,7 @@ const (
 type Options struct {
 	Dir        string       // keeps messages there, made if missing; in a temporary folder if empty
 	Port       int          // on 127.0.0.1; 0 picks a free one
+	Token      string       // clients must have it in their URL, as in nats://token@127.0.0.1:4222; none if empty
 	SyncAlways bool         // sync every message to disk before it is acknowledged, not all every ten seconds
 	Log        *slog.Logger // nil discards
 }
@@ -70,10 +73,15 @@ func Start(o Options) (*Server, error) {
 		return nil, fmt.Errorf("start the JetStream server in %s: %w", o.Dir, err)
 	}
 	o.Log.Info("JetStream server started", "url", s.ClientURL(), "dir", o.Dir, "sync_always", o.SyncAlways)
-	return &Server{url: s.ClientURL(), stop: func() { end(s); leave() }}, nil
+	at := s.ClientURL()
+	if o.Token != "" {
+		at = strings.Replace(at, "//", "//"+url.PathEscape(o.Token)+"@", 1)
+	}
+	return &Server{url: at, stop: func() { end(s); leave() }}, nil
 }
 
-// URL is the address for clients, such as nats://127.0.0.1:4222.
+// URL is the address for clients, such as nats://127.0.0.1:4222, with the token
+// if there is one.
 func (s *Server) URL() string { return s.url }
 
 // Shutdown ends the server and returns when its files are closed and its
@@ -87,7 +95,8 @@ func start(o Options) (*server.Server, error) {
 	}
 	s, err := server.NewServer(&server.Options{
 		ServerName: "turnstile", Host: host, Port: port, NoSigs: true, NoLog: true,
-		JetStream: true, StoreDir: o.Dir, DisableJetStreamBanner: true,
+		Authorization: o.Token,
+		JetStream:     true, StoreDir: o.Dir, DisableJetStreamBanner: true,
 		SyncInterval: 10 * time.Second, SyncAlways: o.SyncAlways,
 	})
 	if err != nil {

@@ -246,7 +246,7 @@ func (d *demo) kill(ctx context.Context, victim string) error {
 		return err
 	}
 	text := fmt.Sprintf("SIGKILL %s with %d effects under way", victim, f.unapplied)
-	if victim == dev.Broker {
+	if slices.Contains(d.System.Brokers(), victim) {
 		text = fmt.Sprintf("SIGKILL %s with %d events unsent and %d effects under way", victim, f.unsent, f.unapplied)
 	}
 	d.mark(at, text)

@@ -16,15 +16,16 @@ import (
 
 // surroundings are what the variables of a service are derived from.
 type surroundings struct {
-	state    string            // folder of databases and the like
-	gateway  string            // URL
-	nats     string            // URL
-	cluster  string            // NATS Streaming cluster id
-	services []string          // names of all services
-	base     []string          // environment that every child gets, save for what services describe
-	file     []string          // more of it, from a file: what is for one service by its name is for that one only
-	override map[string]string // what the user has set
-	set      map[string]string // what goes before anything else
+	state     string            // folder of databases and the like
+	gateway   string            // URL
+	nats      string            // URL of NATS Streaming, if it is used
+	cluster   string            // its cluster id
+	jetstream string            // URL of JetStream, if it is used
+	services  []string          // names of all services
+	base      []string          // environment that every child gets, save for what services describe
+	file      []string          // more of it, from a file: what is for one service by its name is for that one only
+	override  map[string]string // what the user has set
+	set       map[string]string // what goes before anything else
 }
 
 // Each service needs a value of its own for these. One that is set for all of them would have services share a
@@ -40,6 +41,8 @@ func (s surroundings) derived(service, variable string) (value string, ok bool) 
 		value = s.nats
 	case "STAN_CLUSTER_ID":
 		value = s.cluster
+	case "JETSTREAM_URL":
+		value = s.jetstream
 	case "CLIENT_ID", "POD_NAME":
 		value = service
 	case "HTTP_ADDR", "ADMIN_ADDR":
@@ -57,7 +60,7 @@ func (s surroundings) derived(service, variable string) (value string, ok bool) 
 	default:
 		return "", false
 	}
-	return value, true
+	return value, value != ""
 }
 
 // environ returns the environment of a service, the variables that it requires and nobody has set, and those of the

@@ -4,7 +4,6 @@ package dev
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -34,12 +33,8 @@ const (
 	brokerGrace  = 5 * time.Second
 	backoffMin   = time.Second
 	backoffMax   = 30 * time.Second
-	clusterID    = "turnstile" // of a broker of the user's, unless STAN_CLUSTER_ID says another
-	tailShown    = 5           // lines of a crashed process
+	tailShown    = 5 // lines of a crashed process
 )
-
-// Broker is the name of the broker among the processes of a System.
-const Broker = "broker"
 
 // Options says what a System runs and where.
 type Options struct {
@@ -53,7 +48,7 @@ type Options struct {
 	Set       map[string]string // variables that go before everything else
 	Reset     bool              // delete what is in State first
 	Debug     bool              // build with what a debugger needs
-	Broker    []string          // the program that is the broker, and its first arguments
+	Broker    []string          // the program that is any broker, and its first arguments
 	Console   *console.Console
 	Logs      string // folder for the children's logs, which are then not shown; empty means the console
 }
@@ -67,12 +62,11 @@ type System struct {
 
 	services map[string]*service
 	running  sync.WaitGroup // the services' supervisors
+	brokers  []*server      // chosen when Run begins
 
-	mu          sync.Mutex
-	changed     chan struct{}       // closed at the next change of state of a process
-	broker      *process.Supervisor // nil if the user's is used
-	brokerState process.State
-	killed      map[string]bool // by Kill, and not up since
+	mu      sync.Mutex
+	changed chan struct{}   // closed at the next change of state of a process
+	killed  map[string]bool // by Kill, and not up since
 }
 
 // service is one service and what is running of it.
@@ -104,11 +98,8 @@ func New(o Options) *System {
 // URL is the gateway's address. It is known once Run calls its body.
 func (s *System) URL() string { return s.around.gateway }
 
-// NATS is the broker's address. It is known once Run calls its body.
-func (s *System) NATS() string { return s.around.nats }
-
 // Run starts everything, calls body when all services that can be built have been started (not yet ready: see Await),
-// and stops everything when body returns or ctx is done: the services, then the gateway, then the broker. In body ctx
+// and stops everything when body returns or ctx is done: the services, then the gateway, then the brokers. In body ctx
 // is done when it is time to stop.
 func (s *System) Run(ctx context.Context, body func(ctx context.Context) error) (err error) {
 	s.began = time.Now()
@@ -159,13 +150,16 @@ func (s *System) Run(ctx context.Context, body func(ctx context.Context) error) 
 	if err := s.surround(); err != nil {
 		return err
 	}
-	s.o.Console.Align(append([]string{Broker}, s.o.Workspace.Names()...)...)
+	if err := s.chooseBrokers(); err != nil {
+		return err
+	}
+	s.o.Console.Align(append(s.Brokers(), s.o.Workspace.Names()...)...)
 
-	stopBroker, err := s.startBroker(ctx)
+	stopBrokers, err := s.startBrokers(ctx)
 	if err != nil {
 		return err
 	}
-	defer stopBroker()
+	defer stopBrokers()
 
 	services, stopServices := context.WithCancel(ctx)
 	defer s.running.Wait()
@@ -194,9 +188,9 @@ func (s *System) surround() error {
 	return nil
 }
 
-// reset deletes what services and broker have kept, and says what that is.
+// reset deletes what services and brokers have kept, and says what that is.
 func (s *System) reset() error {
-	for _, dir := range []string{"data", "nats"} {
+	for _, dir := range []string{"data", "nats", "jetstream"} {
 		entries, err := os.ReadDir(filepath.Join(s.o.State, dir))
 		if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
 			continue
@@ -241,69 +235,6 @@ func listenError(address string, err error) error {
 		return fmt.Errorf("port %s of %s is taken by another program: stop that, or choose another port, as in --listen %s", port, host, net.JoinHostPort(host, "0"))
 	}
 	return fmt.Errorf("listen on %s: %w", address, err)
-}
-
-// startBroker starts the broker in a process of its own, unless the user has one.
-func (s *System) startBroker(ctx context.Context) (stop func(), err error) {
-	if url := s.around.override["NATS_URL"]; url != "" {
-		s.around.nats = url
-		s.o.Console.Say(console.Plain, "using the broker at %s (NATS_URL)", url)
-		return func() {}, nil
-	}
-	// The port is anyone's while the broker is down after a crash. If another workspace's broker has it then, the cluster
-	// id, which is this workspace's alone, keeps the services from taking that for their own.
-	port, err := freePort("127.0.0.1")
-	if err != nil {
-		return nil, fmt.Errorf("find a port for the broker: %w", err)
-	}
-	if s.around.cluster = s.around.override["STAN_CLUSTER_ID"]; s.around.cluster == "" {
-		if s.around.cluster, err = ownCluster(s.o.State); err != nil {
-			return nil, err
-		}
-	}
-	s.around.nats = "nats://127.0.0.1:" + port
-	command := process.Command{
-		Path: s.o.Broker[0],
-		Args: append(slices.Clone(s.o.Broker[1:]), "--dir", filepath.Join(s.o.State, "nats"), "--port", port, "--cluster-id", s.around.cluster),
-		Dir:  s.o.Workspace.Root, Env: process.Environ(s.o.Environ, []string{"READY_FILE=" + s.around.readyFile(Broker)}),
-		ReadyFile: s.around.readyFile(Broker),
-		Line:      s.line(Broker),
-	}
-	up, since := 0, time.Now()
-	broker := &process.Supervisor{
-		Command: func() process.Command { return command },
-		Grace:   brokerGrace, Backoff: backoffMin, BackoffMax: backoffMax,
-		Observe: func(state process.State) {
-			switch state.Phase {
-			case process.Crashed:
-				since = time.Now()
-			case process.Up:
-				up++
-			}
-			s.report(Broker, state, up, time.Since(since))
-			s.notify(func() { s.brokerState = state })
-		},
-	}
-	s.notify(func() { s.broker = broker })
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it stops after the services, not with them
-	var running sync.WaitGroup
-	running.Go(func() { broker.Run(ctx) })
-	return func() { cancel(); running.Wait() }, nil
-}
-
-// ownCluster returns the name of our broker's cluster, which is made up once and kept in the folder for state: the
-// broker's files can be used under no other.
-func ownCluster(state string) (string, error) {
-	file := filepath.Join(state, "cluster")
-	text, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		text = []byte(clusterID + "-" + strings.ToLower(rand.Text()[:8]) + "\n")
-		err = os.WriteFile(file, text, 0o644)
-	}
-	if err != nil {
-		return "", fmt.Errorf("name the broker's cluster: %w", err)
-	}
-	return strings.TrimSpace(string(text)), nil
 }
 
 // report says what became of a process that crashed or is up again.
@@ -628,15 +559,17 @@ func (s *System) Unready() []string {
 	return names
 }
 
-// Kill ends a service, or the Broker, with SIGKILL. It is started again as after any crash.
+// Kill ends a service, or a broker, with SIGKILL. It is started again as after any crash.
 func (s *System) Kill(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	supervisor := s.broker
+	var supervisor *process.Supervisor
 	if v := s.services[name]; v != nil {
 		supervisor = v.supervisor
-	} else if name != Broker {
-		return fmt.Errorf("there is no service %s; there are %s", name, strings.Join(append(s.o.Workspace.Names(), Broker), ", "))
+	} else if i := slices.Index(s.Brokers(), name); i >= 0 {
+		supervisor = s.brokers[i].supervisor
+	} else {
+		return fmt.Errorf("there is no service %s; there are %s", name, strings.Join(append(s.o.Workspace.Names(), s.Brokers()...), ", "))
 	}
 	if supervisor == nil || !supervisor.Kill() {
 		return fmt.Errorf("%s does not run, so it cannot be killed", name)
@@ -654,8 +587,10 @@ func (s *System) KillAll() {
 			v.supervisor.Kill()
 		}
 	}
-	if s.broker != nil {
-		s.broker.Kill()
+	for _, b := range s.brokers {
+		if b.supervisor != nil {
+			b.supervisor.Kill()
+		}
 	}
 }
 
@@ -694,10 +629,13 @@ func (s *System) Overview() string {
 		}
 		rows = append(rows, row)
 	}
-	broker := []string{c.Name(Broker), s.around.nats, "", "", ""}
-	if s.brokerState.PID != 0 {
-		broker[4] = fmt.Sprint(s.brokerState.PID)
+	for _, b := range s.brokers {
+		row := []string{c.Name(b.name), b.url, "", "", ""}
+		if b.state.PID != 0 {
+			row[4] = fmt.Sprint(b.state.PID)
+		}
+		rows = append(rows, row)
 	}
-	return console.Table(append(rows, broker,
+	return console.Table(append(rows,
 		[]string{c.Name("gateway"), c.Text(console.Link, s.around.gateway), "", "", fmt.Sprint(os.Getpid())}))
 }

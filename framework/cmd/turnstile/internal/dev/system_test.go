@@ -337,7 +337,7 @@ func TestOverview(t *testing.T) {
 	w := sample(t)
 	err := run(t, w, newScreen(), nil, func(_ context.Context, s *System) {
 		table := s.Overview()
-		for _, want := range []string{s.URL() + "/api/alpha/docs", s.URL() + "/api/beta", s.NATS(), fmt.Sprint(os.Getpid())} {
+		for _, want := range []string{s.URL() + "/api/alpha/docs", s.URL() + "/api/beta", s.brokers[0].url, fmt.Sprint(os.Getpid())} {
 			if !strings.Contains(table, want) {
 				t.Errorf("the table lacks %s:\n%s", want, table)
 			}
