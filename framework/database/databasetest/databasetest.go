@@ -52,7 +52,7 @@ func PostgresURL(t testing.TB) string {
 // Postgres.
 func PostgresServer(t testing.TB) *Server {
 	t.Helper()
-	needPostgres(t)
+	NeedPostgres(t)
 	s, err := NewServer("")
 	if err != nil {
 		t.Fatal(err)

@@ -284,7 +284,7 @@ var shared struct {
 
 func sharedServer(t testing.TB) *Server {
 	t.Helper()
-	needPostgres(t)
+	NeedPostgres(t)
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.server == nil && shared.err == nil {
@@ -296,9 +296,9 @@ func sharedServer(t testing.TB) *Server {
 	return shared.server
 }
 
-// needPostgres skips the test where PostgreSQL is not installed, or fails it if
+// NeedPostgres skips the test where PostgreSQL is not installed, or fails it if
 // CI is set.
-func needPostgres(t testing.TB) {
+func NeedPostgres(t testing.TB) {
 	t.Helper()
 	if _, err := binaries(); err != nil {
 		if os.Getenv("CI") != "" {
