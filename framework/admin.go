@@ -3,10 +3,12 @@ package framework
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 )
 
@@ -54,6 +56,10 @@ func serveAdmin(listener net.Listener, h *health, metrics http.Handler, describe
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 
+	for _, p := range h.parts {
+		p.debug(mux)
+	}
+
 	a := &admin{
 		addr: dialable(listener.Addr().String()),
 		done: make(chan struct{}),
@@ -69,6 +75,20 @@ func serveAdmin(listener net.Listener, h *health, metrics http.Handler, describe
 		}
 	}()
 	return a
+}
+
+// debug adds the part's own pages. A path that is taken panics, as every mistake in what the service is made of.
+func (p *part) debug(mux *http.ServeMux) {
+	d, ok := p.Part.(debugger)
+	if !ok {
+		return
+	}
+	for path, handler := range d.Debug() {
+		if !strings.HasPrefix(path, "/debug/") {
+			panic(fmt.Sprintf("framework: part %q has a page at %s on the admin port: want a path below /debug/", p.name, path))
+		}
+		mux.Handle(path, handler)
+	}
 }
 
 // close ends the server and whatever it is answering.

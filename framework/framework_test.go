@@ -40,6 +40,7 @@ type fake struct {
 	ready    func() map[string]error
 	migrate  func(ctx context.Context) error
 	describe map[string]any
+	debug    map[string]http.Handler
 	close    func() error
 }
 
@@ -73,6 +74,8 @@ func (f *fake) Migrate(ctx context.Context) error {
 }
 
 func (f *fake) Describe() map[string]any { return f.describe }
+
+func (f *fake) Debug() map[string]http.Handler { return f.debug }
 
 func (f *fake) Close() error {
 	if f.close == nil {
@@ -883,11 +886,17 @@ func TestAddressOfTheProbesIsTaken(t *testing.T) {
 func TestDebugPages(t *testing.T) {
 	t.Parallel()
 	s := run(t, func(s *framework.Service) error {
-		s.Add("events", &fake{describe: map[string]any{"publishes": []string{"ticket.created"}}})
+		s.Add("events", &fake{
+			describe: map[string]any{"publishes": []string{"ticket.created"}},
+			debug: map[string]http.Handler{"/debug/events/": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				fmt.Fprint(w, "the part's own: ", r.URL.Path)
+			})},
+		})
 		return nil
 	})
 	admin := "http://" + s.ready()["admin"]
 	for path, want := range map[string]string{
+		"/debug/events/list":             "the part's own: /debug/events/list",
 		"/debug/describe":                `"ticket.created"`,
 		"/debug/pprof/":                  "goroutine",
 		"/debug/pprof/goroutine?debug=1": "framework",
@@ -899,5 +908,24 @@ func TestDebugPages(t *testing.T) {
 	}
 	if code, _ := get(t, admin+"/unknown"); code != 404 {
 		t.Errorf("/unknown answers %d", code)
+	}
+}
+
+// Pages of parts stay below /debug/, and out of each other's way.
+func TestMistakesInDebugPagesPanic(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]string{"/metrics": "want a path below /debug/", "/debug/pprof/": "/debug/pprof/"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			defer func() {
+				if got := fmt.Sprint(recover()); !strings.Contains(got, want) {
+					t.Errorf("panic: %s\nwant: %s", got, want)
+				}
+			}()
+			_ = framework.Run(t.Context(), "test", func(s *framework.Service, _ none) error {
+				s.Add("events", &fake{debug: map[string]http.Handler{path: http.NotFoundHandler()}})
+				return nil
+			}, framework.Options{Environ: []string{"ADMIN_ADDR=127.0.0.1:0"}})
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
@@ -77,6 +78,11 @@ type Service struct {
 //
 // Describe adds to what `<service> describe` prints, by top-level key. Under one key the lists of several
 // parts are joined, and so are their objects. It does no I/O.
+//
+//	Debug() map[string]http.Handler
+//
+// Debug has the pages of the part on the admin port, by path below /debug/, for operators: the public does not
+// reach them. It is called once; the handlers are called at any time, also before Start.
 type Part interface {
 	Run(ctx context.Context) error
 }
@@ -113,6 +119,9 @@ type (
 		Migrate(ctx context.Context) error
 	}
 	describer interface{ Describe() map[string]any }
+	debugger  interface {
+		Debug() map[string]http.Handler
+	}
 
 	permanent interface{ Permanent() bool }
 	degraded  interface{ Degraded() bool }

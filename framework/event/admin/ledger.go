@@ -166,7 +166,7 @@ func limit(n int) string {
 }
 
 func (l *local) events(ctx context.Context, f Filter) ([]Event, error) {
-	var events []Event
+	events := []Event{}
 	body := "''"
 	if f.Body {
 		body = "body"
@@ -192,7 +192,7 @@ ORDER BY id`, w.args...)
 		if err != nil {
 			return nil, err
 		}
-		events = found
+		events = append(events, found...)
 	}
 	if (f.State == "" || f.State == scheduled) && f.Sequence == 0 {
 		var w where

@@ -50,6 +50,11 @@ const (
 	notifyParked = "parked"
 )
 
+// refusal says why something cannot be done as things are.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
 // tell wakes the service's processes. It is a hint: those that do not hear it
 // look within a second anyway.
 func (l *local) tell(ctx context.Context, what string) {
@@ -105,10 +110,7 @@ SELECT grp, stream, key, seq, kind, attempts, error, body, at FROM (
     UNION ALL
     SELECT grp, stream, key, seq, kind, 0, error, body, at FROM event_letter) l`+w.String()+`
 ORDER BY at, grp, stream, key, seq`, w.args...)
-	if f.ID == "" && f.Limit <= 0 {
-		return letters, err
-	}
-	var picked []Letter
+	picked := []Letter{}
 	for _, at := range letters {
 		if f.ID == "" || at.ID == f.ID {
 			picked = append(picked, at)
@@ -149,7 +151,7 @@ UPDATE event_parked SET state = 'retry', attempts = 0, due_at = $5
 WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4 AND state = 'dead' RETURNING body`,
 			at.Group, at.Stream, at.Key, at.Sequence, now).Scan(&at.Body)
 		if errors.Is(err, sql.ErrNoRows) || err == nil && seq+1 != at.Sequence {
-			return fmt.Errorf("it is not dead; the group has applied %d", seq)
+			return refusal(fmt.Sprintf("it is not dead; the group has applied %d", seq))
 		}
 		if err != nil {
 			return err
@@ -190,7 +192,7 @@ func (l *local) pass(ctx context.Context, tx *database.Tx, at Letter) error {
 		return err
 	}
 	if seq+1 != at.Sequence {
-		return fmt.Errorf("it does not hold its key up; the group has applied %d", seq)
+		return refusal(fmt.Sprintf("it does not hold its key up; the group has applied %d", seq))
 	}
 	var state string // empty if it has not arrived
 	err = tx.QueryRowContext(ctx, `SELECT state, body FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`,
@@ -199,7 +201,7 @@ func (l *local) pass(ctx context.Context, tx *database.Tx, at Letter) error {
 		return err
 	}
 	if at.Kind == dead && state != dead || at.Kind == gap && state != "" {
-		return errors.New("it was redriven, or has arrived, meanwhile")
+		return refusal("it was redriven, or has arrived, meanwhile")
 	}
 	done, err := tx.ExecContext(ctx, `DELETE FROM event_parked WHERE grp = $1 AND stream = $2 AND key = $3 AND seq = $4`, at.Group, at.Stream, at.Key, at.Sequence)
 	if err != nil {
@@ -240,7 +242,7 @@ func (l *local) record(ctx context.Context, tx *database.Tx, at Letter, what str
 func (l *local) lock(ctx context.Context, tx *database.Tx, at Letter) (seq, parked int64, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT seq, parked FROM event_cursor WHERE grp = $1 AND stream = $2 AND key = $3`+l.forUpdate(), at.Group, at.Stream, at.Key).Scan(&seq, &parked)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = fmt.Errorf("group %s knows no key %s in %s", at.Group, at.Key, at.Stream)
+		err = refusal(fmt.Sprintf("group %s knows no key %s in %s", at.Group, at.Key, at.Stream))
 	}
 	return seq, parked, err
 }

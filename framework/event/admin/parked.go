@@ -61,7 +61,7 @@ ORDER BY w.oldest, w.grp, w.stream, w.key`, w.args...)
 	if err != nil {
 		return nil, err
 	}
-	var picked []Parked
+	picked := []Parked{}
 	for _, p := range keys {
 		switch {
 		case f.ID != "" && p.ID != f.ID, f.State != "" && p.State != f.State, f.Type != "" && p.Type != f.Type,

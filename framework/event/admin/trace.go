@@ -112,6 +112,9 @@ func each[T any](ctx context.Context, ledgers []*Ledger, doing string, ask func(
 	}
 	answers := make([]T, len(ledgers))
 	for i, l := range ledgers {
+		if slices.ContainsFunc(ledgers[:i], func(other *Ledger) bool { return other.service == l.service }) {
+			return nil, fmt.Errorf("two ledgers are said to be of %s: name each service once", l.service)
+		}
 		var err error
 		if answers[i], err = ask(ctx, l); err != nil {
 			return nil, l.failed(ctx, doing, err)
@@ -195,7 +198,7 @@ func index[T any](into map[place][]groupRow[T], service string, rows []T, at fun
 // somebody knows.
 func (t *tracer) paths(f Filter) []Path {
 	known := map[place]bool{}
-	var paths []Path
+	paths := []Path{}
 	for _, e := range t.events {
 		known[e.place()] = true
 		paths = append(paths, t.path(e))
@@ -234,7 +237,7 @@ func comparePlaces(a, b place) int {
 }
 
 func (t *tracer) path(e Event) Path {
-	p := Path{Event: e}
+	p := Path{Event: e, Groups: []Stand{}}
 	p.Steps = append(t.ownSteps(e), t.groupSteps(e)...)
 	slices.SortStableFunc(p.Steps, func(a, b Step) int { return a.At.Compare(b.At) })
 	if e.State == scheduled {
