@@ -47,7 +47,7 @@ var layers = []struct {
 	{`framework/web/session/\w+`, []string{`framework/web/session`}},
 	{`framework/cmd/turnstile(/.+)?`, []string{`framework/(cmd/turnstile/internal/.+|database|event|event/(admin|broker|stan/stanserver|jetstream/jetstreamserver))`}},
 
-	{`e2e/internal/.+`, []string{`framework/event/admin`, `e2e/internal/.+`}},
+	{`e2e/(cmd|internal)/.+`, []string{`framework/(database|database/databasetest|event/admin)`, `e2e/internal/.+`}},
 }
 
 // libraries says who may import a library that should be at home in one place.
@@ -65,6 +65,7 @@ var libraries = map[string]string{
 	"go.opentelemetry.io/otel/sdk":     `framework/internal/telemetry`,
 	"go.opentelemetry.io/otel/exporte": `framework/internal/telemetry`,
 	"github.com/spf13/cobra":           `framework/cmd/turnstile`,
+	"github.com/Shopify/toxiproxy":     `e2e/internal/link`,
 }
 
 // imports returns what every package of the repository imports, by its path below the module prefix; the imports of
