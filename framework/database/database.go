@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"modernc.org/sqlite"
 )
@@ -28,14 +29,15 @@ import (
 // Config says which database to open.
 type Config struct {
 	// URL is postgres://user:password@host/name, sqlite:path/to/file, or
-	// sqlite::memory: for one that lives as long as its DB.
+	// sqlite::memory: for one that lives as long as its DB. With several hosts,
+	// postgres://…@one,two/name, it is the one that takes writes.
 	URL string `env:"DATABASE_URL,required" doc:"postgres://user:password@host/name or sqlite:path/to/file" example:"sqlite:data/service.db" secret:"true"`
 
 	// MaxConns bounds the connections to PostgreSQL. Zero means 10.
 	MaxConns int `env:"DATABASE_MAX_CONNS" envDefault:"10" doc:"the most connections to PostgreSQL"`
 
 	// Wrap, if set, wraps the driver's connector, to trace statements or to
-	// inject faults.
+	// inject faults. It does not concern the connection of Listen.
 	Wrap func(driver.Connector) driver.Connector `env:"-" json:"-"`
 }
 
@@ -96,6 +98,11 @@ func New(cfg Config, migrations ...Migrations) (*DB, error) {
 		if pc.ConnectTimeout == 0 {
 			pc.ConnectTimeout = 5 * time.Second
 		}
+		pc.DialFunc = dial
+		if len(pc.Fallbacks) > 0 && pc.ValidateConnect == nil {
+			// Of several hosts, those that only follow are of no use.
+			pc.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		}
 		db.dialect, db.postgres = Postgres, pc
 		db.name = fmt.Sprintf("postgres://%s:%d/%s", pc.Host, pc.Port, pc.Database)
 		db.write = sql.OpenDB(wrap(stdlib.GetConnector(*pc)))
@@ -106,6 +113,7 @@ func New(cfg Config, migrations ...Migrations) (*DB, error) {
 		db.write.SetMaxOpenConns(n)
 		db.write.SetMaxIdleConns(n)
 		db.write.SetConnMaxIdleTime(5 * time.Minute)
+		db.write.SetConnMaxLifetime(time.Hour)
 		db.read = db.write
 		return db, nil
 

@@ -13,7 +13,7 @@ import (
 // The listening connection is silent for most of the time, so that it is asked
 // now and then whether its server is still there.
 const (
-	listenPing    = 10 * time.Second
+	listenPing    = 5 * time.Second
 	listenTimeout = 5 * time.Second // for an answer
 	listenRetry   = 5 * time.Second // the longest pause between tries to connect
 )

@@ -61,15 +61,11 @@ func (db *DB) InTx(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 func (db *DB) try(ctx context.Context, fn func(tx *Tx) error) (err error) {
-	conn, err := db.connection(ctx)
+	conn, inner, err := db.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close() // back to the pool
-	inner, err := conn.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("database: begin: %w", err)
-	}
 	tx := &Tx{tx: inner, dialect: db.dialect}
 	done := false
 	defer func() {
@@ -96,6 +92,26 @@ func (db *DB) try(ctx context.Context, fn func(tx *Tx) error) (err error) {
 		f()
 	}
 	return nil
+}
+
+// begin takes a connection from the pool and begins a transaction on it. A
+// server that restarted leaves the pool with connections that are dead: to find
+// one does no harm, and there are no more of them than the pool may have.
+func (db *DB) begin(ctx context.Context) (*sql.Conn, *sql.Tx, error) {
+	for dead := 0; ; dead++ {
+		conn, err := db.connection(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		tx, err := conn.BeginTx(ctx, nil)
+		if err == nil {
+			return conn, tx, nil
+		}
+		_ = conn.Close()
+		if ctx.Err() != nil || !Away(err) || dead == db.write.Stats().MaxOpenConnections {
+			return nil, nil, fmt.Errorf("database: begin: %w", err)
+		}
+	}
 }
 
 // connectionWait is how long InTx waits for one of the pool's connections.
