@@ -9,7 +9,7 @@
 // JetStream does not know whether a client lives: it waits out the time for an
 // acknowledgement before it gives a message to another. That time is short
 // therefore, and a session that lives renews it for what its handlers are still
-// working on. A process that has died holds up its messages for five seconds.
+// working on. A process that has died holds up its messages for three seconds.
 package jetstream
 
 import (
@@ -51,7 +51,8 @@ type Config struct {
 
 	// PingInterval is how often the server should give a sign of life. When it
 	// gives none for three times as long, the session is lost; so it is when a
-	// subscription alone is dead for as long.
+	// subscription alone is dead for as long. And as long as that does the server
+	// wait for one of ours, before it gives our messages to another.
 	PingInterval time.Duration `env:"JETSTREAM_PING_INTERVAL" envDefault:"1s" doc:"how often the server should give a sign of life; after three are missing the session is lost"`
 
 	// PublishTimeout is how long a message may stay without the server's

@@ -347,7 +347,7 @@ func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver 
 		end:     s.end,
 		most:    cmp.Or(to.MaxInFlight, 256),
 		ackWait: ackWait,
-		renewal: min(ackWait, renewal),
+		renewal: min(ackWait, max(maxPings*s.cfg.PingInterval, time.Second)),
 		// Two of them missing are three pings.
 		heartbeat: s.cfg.PingInterval * maxPings / 2,
 		open:      map[*message]struct{}{},

@@ -12,14 +12,8 @@ import (
 	"github.com/turnstile-go/turnstile/framework/event"
 )
 
-const (
-	// renewal is the longest that the server waits for an acknowledgement before
-	// it takes the process for dead. What takes longer is renewed.
-	renewal = 5 * time.Second
-
-	// fetchTime is how long one request for messages lasts.
-	fetchTime = 30 * time.Second
-)
+// fetchTime is how long one request for messages lasts.
+const fetchTime = 30 * time.Second
 
 // subscription is a member of a listener group. It asks the server for as many
 // messages as it may hold, so that others get those that it has no room for.
@@ -29,7 +23,7 @@ type subscription struct {
 	end       func(error)   // of the session
 	most      int           // messages open at once
 	ackWait   time.Duration // after which a message is delivered again
-	renewal   time.Duration // how long the server waits until then
+	renewal   time.Duration // how long the server waits without a sign of life from us
 	heartbeat time.Duration
 
 	mu   sync.Mutex
