@@ -41,6 +41,9 @@ INSERT INTO event_journal (grp, stream, key, seq, event_id, type, applied_at) VA
   ('payments', 'tickets', 't2', 1, 'e3', 'created', 4000);`,
 }
 
+// databases has those of the test under way, by service.
+var databases = map[string]*database.DB{}
+
 // onBoth runs a test on each kind of database. open makes the ledger of a
 // service from statements, in place of the one it made before.
 func onBoth(t *testing.T, test func(t *testing.T, open func(service, statements string) *admin.Ledger)) {
@@ -49,7 +52,7 @@ func onBoth(t *testing.T, test func(t *testing.T, open func(service, statements 
 		"sqlite": databasetest.SQLite, "postgres": databasetest.Postgres,
 	} {
 		t.Run(kind, func(t *testing.T) {
-			databases := map[string]*database.DB{}
+			clear(databases)
 			test(t, func(service, statements string) *admin.Ledger {
 				db, again := databases[service]
 				if !again {
