@@ -63,31 +63,36 @@ func (s surroundings) derived(service, variable string) (value string, ok bool) 
 	return value, value != ""
 }
 
+// value returns a service's value of a variable, if it has one. heeded is false if the user has set, for all services, a
+// variable that each needs for itself.
+func (s surroundings) value(service, variable string) (value string, ok, heeded bool) {
+	if value, ok = s.set[variable]; ok {
+		return value, true, true
+	}
+	if value, ok = s.override[prefixOf(service)+variable]; ok {
+		return value, true, true
+	}
+	value, ok = s.override[variable]
+	if heeded = !ok || !slices.Contains(private, variable) || strings.Contains(value, "{service}"); ok && heeded {
+		return strings.ReplaceAll(value, "{service}", service), true, true
+	}
+	value, ok = s.derived(service, variable)
+	return value, ok, heeded
+}
+
 // environ returns the environment of a service, the variables that it requires and nobody has set, and those of the
 // user's that were not heeded.
 func (s surroundings) environ(service string, d Description) (env []string, missing []Variable, unheeded []string) {
 	described := map[string]bool{"READY_FILE": true}
 	values := []string{"READY_FILE=" + s.readyFile(service)}
-	prefix := prefixOf(service)
 	for _, v := range d.Configuration {
 		if described[v.Name] {
 			continue
 		}
 		described[v.Name] = true
-		value, ok := s.set[v.Name]
-		if !ok {
-			value, ok = s.override[prefix+v.Name]
-		}
-		if !ok {
-			value, ok = s.override[v.Name]
-			if ok && slices.Contains(private, v.Name) && !strings.Contains(value, "{service}") {
-				unheeded = append(unheeded, v.Name)
-				ok = false
-			}
-			value = strings.ReplaceAll(value, "{service}", service)
-		}
-		if !ok {
-			value, ok = s.derived(service, v.Name)
+		value, ok, heeded := s.value(service, v.Name)
+		if !heeded {
+			unheeded = append(unheeded, v.Name)
 		}
 		if ok {
 			values = append(values, v.Name+"="+value)
@@ -162,6 +167,18 @@ func variables(env []string) map[string]string {
 		m[name] = value
 	}
 	return m
+}
+
+// DatabaseURL returns the database that a System with this folder for state gives a service: its own, or one that the
+// user has set in the environment or the file of more of it.
+func DatabaseURL(state, dotEnv string, environ []string, service string) (string, error) {
+	file, err := DotEnv(dotEnv)
+	if err != nil {
+		return "", err
+	}
+	s := surroundings{state: state, override: variables(process.Environ(file, environ))}
+	value, _, _ := s.value(service, "DATABASE_URL")
+	return value, nil
 }
 
 // DatabasePath returns the file of a service's database, given the folder of all state.
