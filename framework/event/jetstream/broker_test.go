@@ -121,6 +121,7 @@ func TestConnectErrors(t *testing.T) {
 		{"no JetStream", jetstream.Config{URL: core}, "run nats-server with -js"},
 		{"no address", jetstream.Config{URL: "nats://user:hush@host:port"}, "JETSTREAM_URL is not an address"},
 		{"a wrong password", jetstream.Config{URL: strings.Replace(private, "//", "//ann:hush@", 1)}, "are the user and password in JETSTREAM_URL"},
+		{"a wrong token", jetstream.Config{URL: strings.Replace(private, "//", "//hush@", 1)}, "does not let us in"},
 		{"no credentials", jetstream.Config{URL: core, Creds: filepath.Join(t.TempDir(), "none.creds")}, "none.creds"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package jetstreamserver
 
 import (
+	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -84,6 +85,17 @@ func TestKeepsNothingWithoutDirectory(t *testing.T) {
 	}
 	if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
 		t.Errorf("it leaves %v behind, %v", left, err)
+	}
+}
+
+func TestToken(t *testing.T) {
+	s := run(t, Options{Token: "mine/only"})
+	use(t, s)
+	for _, wrong := range []string{"nats://127.0.0.1:", "nats://another@127.0.0.1:"} {
+		if nc, err := nats.Connect(wrong + strconv.Itoa(port(t, s))); !errors.Is(err, nats.ErrAuthorization) {
+			t.Errorf("connect to %s: %v, want to be refused", wrong, err)
+			nc.Close()
+		}
 	}
 }
 

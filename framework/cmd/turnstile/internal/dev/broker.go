@@ -87,7 +87,7 @@ func (s *System) chooseBrokers() error {
 		if len(kinds) == 1 {
 			name = Broker
 		}
-		s.brokers = append(s.brokers, &server{kind: kind, name: name})
+		s.notify(func() { s.brokers = append(s.brokers, &server{kind: kind, name: name}) })
 	}
 	return nil
 }

@@ -86,6 +86,34 @@ func TestSetGoesBeforeEverything(t *testing.T) {
 	}
 }
 
+func TestKinds(t *testing.T) {
+	for set, want := range map[string]string{
+		"":                                    "stan",
+		"BROKER=jetstream":                    "jetstream",
+		"BROKER=jetstream+stan":               "jetstream stan",
+		"ORDERS_BROKER=stan+jetstream":        "stan jetstream",
+		"BROKER=jetstream ORDERS_BROKER=stan": "jetstream stan",
+		"OTHERS_BROKER=jetstream":             "stan", // there is no such service
+		"BROKER=kafka":                        `BROKER is "kafka": want stan, jetstream or stan+jetstream`,
+	} {
+		s := surround(strings.Fields(set)...)
+		s.services = []string{"orders", "tickets"}
+		kinds, err := s.kinds()
+		got := strings.Join(kinds, " ")
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("with %s there are %s, want %s", set, got, want)
+		}
+	}
+	s := surround("BROKER=jetstream")
+	s.set = map[string]string{"BROKER": "stan"}
+	if kinds, err := s.kinds(); err != nil || !slices.Equal(kinds, []string{"stan"}) {
+		t.Errorf("what is set goes first, but there are %v, %v", kinds, err)
+	}
+}
+
 func TestDotEnv(t *testing.T) {
 	file := filepath.Join(t.TempDir(), ".env")
 	if env, err := DotEnv(file); err != nil || env != nil {

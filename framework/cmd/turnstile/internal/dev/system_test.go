@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -330,6 +331,51 @@ func TestMissingConfiguration(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Run = %v, want %q", err, want)
 		}
+	}
+}
+
+func TestTwoBrokers(t *testing.T) {
+	w, out := sample(t), newScreen()
+	err := run(t, w, out, func(o *Options) { o.Environ = append(o.Environ, "BROKER=jetstream+stan") }, func(ctx context.Context, s *System) {
+		if got := s.Brokers(); !slices.Equal(got, []string{"jetstream", "stan"}) {
+			t.Errorf("the brokers are %v", got)
+		}
+		table := s.Overview()
+		for _, b := range s.brokers {
+			if !strings.Contains(table, b.name) || !strings.Contains(table, b.url) {
+				t.Errorf("the table lacks %s at %s:\n%s", b.name, b.url, table)
+			}
+		}
+		if a, b := s.brokers[0].url, s.brokers[1].url; s.around.jetstream != a || s.around.nats != b || a == b {
+			t.Errorf("services are told %s and %s, and the brokers are at %s and %s", s.around.jetstream, s.around.nats, a, b)
+		}
+		if err := s.Kill("jetstream"); err != nil {
+			t.Error(err)
+		}
+		if err := s.AwaitRestart(ctx, "jetstream"); err != nil {
+			t.Error(err)
+		}
+		if err := s.Kill(Broker); err == nil || !strings.Contains(err.Error(), "alpha, beta, jetstream, stan") {
+			t.Errorf("Kill of what there is not = %v", err)
+		}
+	})
+	if err != nil {
+		t.Errorf("Run = %v", err)
+	}
+}
+
+func TestUsersBroker(t *testing.T) {
+	w, out := sample(t), newScreen()
+	err := run(t, w, out, func(o *Options) {
+		o.Environ = append(o.Environ, "BROKER=jetstream", "JETSTREAM_URL=nats://broker.example:4222")
+	}, func(_ context.Context, s *System) {
+		out.await(t, 0, "using the broker at nats://broker.example:4222 (JETSTREAM_URL)")
+		if err := s.Kill(Broker); err == nil || !strings.Contains(err.Error(), "does not run") {
+			t.Errorf("Kill of the user's broker = %v", err)
+		}
+	})
+	if err != nil {
+		t.Errorf("Run = %v", err)
 	}
 }
 
