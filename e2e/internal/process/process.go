@@ -12,13 +12,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 )
 
 // Program is a program that may be run again and again, once at a time. Its fields are not to be changed once it was
-// started.
+// started, but by Configure.
 type Program struct {
 	Name string // unique: that of its log and of its ready file
 	Path string
@@ -77,6 +78,13 @@ func (p *Program) Start() error {
 	}
 	p.running, p.asked = r, false
 	return nil
+}
+
+// Configure adds to the environment of later runs; what is in it already gets the new value.
+func (p *Program) Configure(env ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Env = slices.Concat(p.Env, env) // the last of a name counts
 }
 
 // alive is called with the lock held.
