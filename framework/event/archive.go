@@ -52,8 +52,10 @@ func (r *relay) doubt(ctx context.Context, tx *database.Tx, broker string, since
 }
 
 // recordDoubt is doubt at the loss of a session. If it fails, the process still
-// knows, unless it ends before it is connected again.
+// knows, unless it ends before it is connected again: nothing to wait for.
 func (r *relay) recordDoubt(ctx context.Context, broker string, since time.Time) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	err := r.db.InTx(ctx, func(tx *database.Tx) error { return r.doubt(ctx, tx, broker, since) })
 	if err != nil {
 		r.log.DebugContext(ctx, "events: what a lost connection puts in doubt is not recorded yet", "broker", broker, "err", err)
