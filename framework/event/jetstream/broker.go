@@ -143,10 +143,10 @@ func (s *session) connect(ctx context.Context, dial *natsconn.Dialer) (err error
 	}
 	// A server that runs without JetStream should be found out here, and not by
 	// the first event.
-	asking, cancel := context.WithTimeout(ctx, natsconn.Patience)
-	defer cancel()
-	_, err = s.js.AccountInfo(asking)
-	return err
+	return ask(ctx, natsconn.Patience, func(ctx context.Context) error {
+		_, err := s.js.AccountInfo(ctx)
+		return err
+	})
 }
 
 // explain says what to do about an error of Connect.

@@ -96,6 +96,33 @@ func brokerOf(server *brokertest.Process) func(id string) event.Broker {
 	}
 }
 
+// The permissions that docs/brokers.md asks for are enough.
+func TestPermissions(t *testing.T) {
+	url := startServer(t, &natsd.Options{
+		JetStream: true, StoreDir: t.TempDir(),
+		Users: []*natsd.User{{Username: "ann", Password: "secret", Permissions: &natsd.Permissions{
+			Publish: &natsd.SubjectPermission{Allow: []string{
+				"turnstile.>", "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.CREATE.*",
+				"$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.CREATE.*.*", "$JS.API.CONSUMER.MSG.NEXT.*.*", "$JS.ACK.>",
+			}},
+			Subscribe: &natsd.SubjectPermission{Allow: []string{"_INBOX.>"}},
+		}}},
+	})
+	cfg := jetstream.Config{URL: strings.Replace(url, "//", "//ann:secret@", 1)}
+	for _, ackWait := range []time.Duration{time.Second, time.Minute} { // the second changes the consumer
+		s := connect(t, cfg)
+		in := subscribe(t, s, event.Subscription{Stream: "box.tickets", Group: "orders", AckWait: ackWait})
+		publish(t, s, "box.tickets", "one")
+		d := in.next(t)
+		if err := d.Ack(); err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // Errors of Connect say what is wrong and what to do.
 func TestConnectErrors(t *testing.T) {
 	nobody, err := net.Listen("tcp", "127.0.0.1:0")
@@ -108,8 +135,8 @@ func TestConnectErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	core := startCore(t, &natsd.Options{})
-	private := startCore(t, &natsd.Options{Username: "ann", Password: "secret"})
+	core := startServer(t, &natsd.Options{})
+	private := startServer(t, &natsd.Options{Username: "ann", Password: "secret"})
 
 	for _, tt := range []struct {
 		name string
@@ -139,8 +166,8 @@ func TestConnectErrors(t *testing.T) {
 	}
 }
 
-// startCore runs a NATS server without JetStream.
-func startCore(t *testing.T, o *natsd.Options) (url string) {
+// startServer runs a NATS server with these options.
+func startServer(t *testing.T, o *natsd.Options) (url string) {
 	t.Helper()
 	o.Host, o.Port, o.NoSigs, o.NoLog = "127.0.0.1", natsd.RANDOM_PORT, true, true
 	s, err := natsd.NewServer(o)

@@ -21,8 +21,25 @@ var (
 	errUnacked = errors.New("JetStream did not acknowledge the message in time")
 )
 
-// makeWait is how long the server may take to make a stream or a consumer.
-const makeWait = 5 * time.Second
+const (
+	makeWait = 5 * time.Second        // for the server to make a stream or a consumer
+	askAgain = 500 * time.Millisecond // without an answer
+)
+
+// ask calls the server, again and again as long as there is no answer: a cluster
+// that has no leader just now drops requests. Calls must bear repeating.
+func ask(ctx context.Context, wait time.Duration, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		trying, end := context.WithTimeout(ctx, askAgain)
+		err := call(trying)
+		end()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
 
 // session is one NATS connection.
 type session struct {
@@ -214,13 +231,13 @@ func reason(err error) error {
 	return err
 }
 
-// request calls the server with a context that ends with ctx, with the session,
-// and after makeWait.
+// request asks the server until ctx is done, the session is lost, or makeWait is
+// over.
 func (s *session) request(ctx context.Context, call func(context.Context) error) error {
-	asking, cancel := context.WithTimeout(ctx, makeWait)
+	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.alive, cancel)()
-	err := call(asking)
+	err := ask(asking, makeWait, call)
 	switch {
 	case err == nil:
 		return nil
@@ -229,7 +246,7 @@ func (s *session) request(ctx context.Context, call func(context.Context) error)
 	case s.alive.Err() != nil:
 		return errLost
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("JetStream does not answer: is it starting, or has its cluster no majority? (%w)", err)
+		return fmt.Errorf("JetStream does not answer: is it starting, has its cluster no majority, or may our user not ask (docs/brokers.md)? (%w)", err)
 	}
 	return reason(err)
 }
