@@ -1,7 +1,7 @@
 // Package stan is the [event.Broker] on NATS Streaming.
 //
 // NATS Streaming has reached the end of its life in 2023: it is here because
-// systems run on it, and to move them off it.
+// systems run on it, and to move them off it, to package jetstream beside this.
 //
 // A server should notice dead clients soon, or their unacknowledged messages
 // wait for minutes: run it with -hbi 1s -hbt 1s -hbf 2.
