@@ -1,0 +1,219 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/turnstile-go/turnstile/e2e/internal/invariants"
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/event/admin"
+	"github.com/turnstile-go/turnstile/framework/event/eventtest"
+)
+
+// heal ends all faults. From here on the system has to come to rest by itself.
+func (w *world) heal() {
+	w.note("world", "heals", "")
+	w.faults.end()
+	w.broker.SetFaults(eventtest.Faults{})
+	w.broker.Up()
+	for _, name := range names {
+		if p := w.services[name].process; p != nil {
+			p.killAfter(-1)
+		}
+		w.services[name].back = time.Time{}
+	}
+	w.weather.response = 0
+}
+
+// observer reads the disks, at no cost of time, and does what an operator would.
+type observer struct {
+	dbs     map[string]*database.DB
+	ledgers []*admin.Ledger
+	app     invariants.Application
+}
+
+func (w *world) observe() *observer {
+	o := &observer{dbs: map[string]*database.DB{}}
+	for _, name := range names {
+		d := w.services[name].disk
+		db, err := database.New(database.Config{URL: "sqlite::memory:", Wrap: d.mounted(nil)})
+		if err != nil {
+			panic(err) // the URL is right
+		}
+		o.dbs[name] = db
+		o.ledgers = append(o.ledgers, admin.New(name, db))
+	}
+	o.app = invariants.Application{Auth: o.dbs["auth"], Orders: o.dbs["orders"], Payments: o.dbs["payments"], Tickets: o.dbs["tickets"]}
+	return o
+}
+
+func (o *observer) close() {
+	for _, db := range o.dbs {
+		_ = db.Close() // of a disk that stays
+	}
+}
+
+// count returns a number that a query finds.
+func (o *observer) count(service, query string) (n int) {
+	if err := o.dbs[service].QueryRowContext(background, query).Scan(&n); err != nil {
+		panic(fmt.Sprintf("sim: %s: %s: %v", service, query, err))
+	}
+	return n
+}
+
+// patience is how long a healthy system may take to come to rest, beyond the time of the orders. Most of it goes to
+// messages that were lost without anybody knowing, which a producer sends again when it connects.
+const patience = 30 * time.Second
+
+// rest lets the system come to rest and checks that it has.
+func (w *world) rest(o *observer) {
+	healed := time.Now()
+	overdue := map[string]bool{}
+	for {
+		w.revive()
+		w.operate(o)
+		for id, expires := range o.open(w) {
+			due := time.UnixMicro(expires)
+			if due.Before(healed) {
+				due = healed
+			}
+			if late := time.Since(due); late > invariants.Grace && !overdue[id] {
+				overdue[id] = true
+				w.problem("order %s is open %v after its time", id, late)
+			}
+		}
+		why := o.busy()
+		if why == "" {
+			return
+		}
+		if time.Since(healed) > w.window+patience {
+			w.problem("not at rest: %s", why)
+			return
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+// open returns when the orders expire that are neither complete nor cancelled.
+func (o *observer) open(w *world) map[string]int64 {
+	all := map[string]int64{}
+	rows, err := o.dbs["orders"].QueryContext(background, `SELECT id, expires_at FROM orders WHERE status = 'created' ORDER BY id`)
+	if err != nil {
+		w.problem("%v", err)
+		return nil
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		var at int64
+		if err := rows.Scan(&id, &at); err != nil {
+			w.problem("%v", err)
+		}
+		all[id] = at
+	}
+	if err := rows.Err(); err != nil {
+		w.problem("%v", err)
+	}
+	return all
+}
+
+// busy says what is still on its way, or nothing.
+func (o *observer) busy() string {
+	for _, name := range names {
+		for _, what := range []string{"event_outbox WHERE sent_at IS NULL", "event_scheduled", "event_parked", "event_letter"} {
+			if n := o.count(name, "SELECT COUNT(*) FROM "+what); n > 0 {
+				return fmt.Sprintf("%s has %d rows in %s", name, n, what)
+			}
+		}
+	}
+	if n := o.count("orders", "SELECT COUNT(*) FROM orders WHERE status = 'created'"); n > 0 {
+		return fmt.Sprintf("%d orders are open", n)
+	}
+	if n := o.count("payments", "SELECT COUNT(*) FROM payments WHERE status = 'pending'"); n > 0 {
+		return fmt.Sprintf("%d payments are pending", n)
+	}
+	report, err := admin.Audit(background, o.ledgers, time.Time{})
+	if err != nil {
+		return err.Error()
+	}
+	if !report.Quiet() {
+		return fmt.Sprintf("%d unsent, %d scheduled, waiting: %v", report.Unsent, report.Scheduled, report.Waiting)
+	}
+	return ""
+}
+
+// operate does what an operator does about letters: what failed is tried again, and what is nonsense is skipped.
+func (w *world) operate(o *observer) {
+	for i, ledger := range o.ledgers {
+		letters, err := ledger.Letters(background, admin.Filter{})
+		if err != nil {
+			w.problem("%v", err)
+			return
+		}
+		for _, l := range letters {
+			ours := strings.Contains(l.Body, `"source":"stranger"`)
+			switch {
+			case l.Kind == "dead" && !ours:
+				w.note("operator", "redrives", "%v: %s", l, l.Error)
+				err = ledger.Redrive(background, l)
+			case l.Kind == "dead" && w.forged > 0, l.Kind == "malformed" && w.poison > 0:
+				w.note("operator", "skips", "%v: %s", l, l.Error)
+				err = ledger.Skip(background, l)
+			default:
+				w.problem("%s has a letter: %v: %s", names[i], l, l.Error)
+				err = ledger.Skip(background, l)
+			}
+			if err != nil {
+				w.note("operator", "fails", "%v: %v", l, err)
+			}
+		}
+	}
+}
+
+// check checks the invariants of a system at rest.
+func (w *world) check(o *observer) {
+	report, err := admin.Audit(background, o.ledgers, time.Time{})
+	if err != nil {
+		w.problem("%v", err)
+		return
+	}
+	for what, findings := range map[string][]admin.Finding{"lost": report.Lost, "duplicated": report.Duplicated, "misordered": report.Misordered, "other": report.Other, "waiting": report.Waiting} {
+		for _, f := range findings {
+			w.problem("%s: %s", what, f.Text)
+			w.trace(o, f.Stream, f.Key)
+		}
+	}
+	found, err := invariants.Check(background, o.app, time.Now())
+	if err != nil {
+		w.problem("%v", err)
+		return
+	}
+	broken, err := invariants.CheckPromises(background, o.app, w.market.promises)
+	if err != nil {
+		w.problem("%v", err)
+	}
+	for _, v := range append(found.Violations, broken...) {
+		w.problem("%v", v)
+		w.trace(o, v.Stream, v.Key)
+	}
+}
+
+// trace notes the ways of all events of a key.
+func (w *world) trace(o *observer, stream, key string) {
+	paths, err := admin.Trace(context.Background(), o.ledgers, admin.Filter{Stream: stream, Key: key})
+	if err != nil {
+		w.note("trace", "fails", "%v", err)
+		return
+	}
+	for _, p := range paths {
+		w.note("trace", p.Type, "%s %s number %d", p.Stream, p.Key, p.Sequence)
+		for _, s := range p.Steps {
+			w.note("trace", s.What, "  at %.6f in %s %s: %s", s.At.Sub(w.began).Seconds(), s.Service, s.Group, s.Text)
+		}
+		for _, g := range p.Groups {
+			w.note("trace", g.State, "  in %s: %s", g.Group, g.Text)
+		}
+	}
+}

@@ -1,0 +1,270 @@
+package sim
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+var (
+	seeds   = flag.Int("seeds", 300, "how many seeds to run, besides those in testdata/seeds")
+	first   = flag.Uint64("first", 1, "the first of them")
+	seed    = flag.Uint64("seed", 0, "run this seed only, and print its history")
+	workers = flag.Int("workers", runtime.NumCPU(), "how many processes run seeds at once")
+	verbose = flag.Bool("verbose", false, "with -seed: print what the services log, too")
+	sums    = flag.Bool("sums", false, "print a sum of each seed's history, to see whether two runs of it are the same")
+)
+
+// TestSimulation runs seeds, those first that have found something before. More of them:
+//
+//	go test ./e2e/sim -seeds 10000 -timeout 20m
+//
+// and one again, with its history:
+//
+//	go test ./e2e/sim -seed 42
+func TestSimulation(t *testing.T) {
+	switch order := os.Getenv(workerEnv); {
+	case order != "":
+		work(t, order)
+	case *seed != 0:
+		// Nearly always a seed goes the same way. One that did not is given another chance to fail.
+		for try := 1; try <= 10 && !t.Failed(); try++ {
+			j := replaying(*seed, try == 10)
+			runJob(t, j)
+		}
+	default:
+		var jobs []job
+		for _, s := range readCorpus(t) {
+			jobs = append(jobs, replaying(s, false))
+		}
+		runJobs(t, jobs)
+		count := *seeds
+		if testing.Short() {
+			count = min(count, 20)
+		}
+		jobs = nil
+		for s, end := *first, *first+uint64(count); s < end; {
+			to := min(end, (s/batch+1)*batch)
+			jobs = append(jobs, job{Start: s / batch * batch, From: s, To: to})
+			s = to
+		}
+		runJobs(t, jobs)
+	}
+}
+
+// readCorpus returns the seeds in testdata/seeds.
+func readCorpus(t *testing.T) (all []uint64) {
+	t.Helper()
+	text, err := os.ReadFile("testdata/seeds")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if line, _, _ = strings.Cut(line, "#"); strings.TrimSpace(line) == "" {
+			continue
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(line), 10, 64)
+		if err != nil {
+			t.Fatalf("testdata/seeds: %v", err)
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
+// batch is how many seeds are run in one process, one after the other. What the runtime draws by chance in a process
+// hangs on all that was before, so a seed is always run after those before it in its batch.
+const batch = 10
+
+// job is the seeds from Start up to To, of which those before From are only run for the sake of the others. It is run
+// by this test in a process of its own, a worker, with one processor: then goroutines do what the seed has them do.
+type job struct {
+	Start, From, To uint64
+	History         bool // to be printed, whether or not a seed fails
+	Verbose, Sums   bool
+}
+
+// replaying is the job that runs a seed again.
+func replaying(s uint64, history bool) job {
+	return job{Start: s / batch * batch, From: s, To: s + 1, History: history, Verbose: *verbose}
+}
+
+// workerEnv is the variable that has a job for a worker, as JSON.
+const workerEnv = "SIM_WORKER"
+
+// outcome is what a worker tells of a seed, as a line of JSON after outcomePrefix.
+type outcome struct {
+	Seed     uint64
+	Problems []string `json:",omitempty"`
+	History  string   `json:",omitempty"`
+	Sum      string   `json:",omitempty"`
+}
+
+const outcomePrefix = "outcome: "
+
+// runJobs has workers do the jobs, and reports the seeds that fail.
+func runJobs(t *testing.T, jobs []job) {
+	t.Helper()
+	began := time.Now()
+	queue := make(chan job, len(jobs))
+	count := 0
+	for _, j := range jobs {
+		queue <- j
+		count += int(j.To - j.From)
+	}
+	close(queue)
+	var running sync.WaitGroup
+	for range *workers {
+		running.Go(func() {
+			for j := range queue {
+				if t.Context().Err() == nil {
+					runJob(t, j)
+				}
+			}
+		})
+	}
+	running.Wait()
+	if took := time.Since(began); count > 0 {
+		t.Logf("%d seeds in %v: %.0f a minute", count, took.Round(time.Millisecond), float64(count)/took.Minutes())
+	}
+}
+
+// runJob has a worker do a job.
+func runJob(t *testing.T, j job) {
+	j.Sums = *sums
+	order, err := json.Marshal(j)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestSimulation$", "-test.timeout=0")
+	cmd.Env = append(os.Environ(), workerEnv+"="+string(order), "GOMAXPROCS=1", "GOGC=off")
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = in, in
+	err = startFated(cmd, j.Start)
+	_ = in.Close() // it is the worker's
+	if err != nil {
+		t.Errorf("start a worker: %v", err)
+		return
+	}
+	next, other := j.From, read(t, out, &j)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("seeds %d to %d: the worker has died: %v\n%s", next, j.To-1, err, other)
+	}
+}
+
+// read reports a worker's outcomes, and returns what else it has said.
+func read(t *testing.T, from io.Reader, j *job) string {
+	var other bytes.Buffer
+	for lines := bufio.NewReader(from); ; {
+		line, err := lines.ReadString('\n')
+		var o outcome
+		if text, ok := strings.CutPrefix(line, outcomePrefix); !ok || json.Unmarshal([]byte(text), &o) != nil {
+			other.WriteString(line)
+		} else {
+			report(t, o, j.History)
+		}
+		if err != nil {
+			return other.String()
+		}
+	}
+}
+
+// report reports how a seed went.
+func report(t *testing.T, o outcome, history bool) {
+	if o.Sum != "" {
+		fmt.Printf("seed %d sum %s\n", o.Seed, o.Sum)
+	}
+	switch {
+	case len(o.Problems) > 0:
+		t.Errorf("%s\nseed %d failed:\n%s\nreplay: go test ./e2e/sim -seed %d", o.History, o.Seed, strings.Join(o.Problems, "\n"), o.Seed)
+	case history:
+		fmt.Print(o.History)
+	}
+}
+
+// work is a worker's life.
+func work(t *testing.T, order string) {
+	var j job
+	if err := json.Unmarshal([]byte(order), &j); err != nil {
+		t.Fatal(err)
+	}
+	r := newRunner()
+	for s := j.Start; s < j.To; s++ {
+		w := r.run(t, s, j.Verbose && s >= j.From)
+		if s < j.From {
+			continue
+		}
+		o := outcome{Seed: s, Problems: w.problems}
+		if len(o.Problems) > 0 || j.History {
+			var text strings.Builder
+			w.print(&text)
+			o.History = text.String()
+		}
+		if j.Sums {
+			o.Sum = fmt.Sprintf("%016x", w.sum())
+		}
+		line, err := json.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("%s%s\n", outcomePrefix, line)
+	}
+}
+
+// runner runs seeds one after the other on the same disks, so that their schema is made once.
+type runner struct {
+	disks map[string]*disk
+	runs  int
+}
+
+func newRunner() *runner {
+	r := &runner{disks: map[string]*disk{}}
+	for _, name := range names {
+		r.disks[name] = &disk{}
+	}
+	return r
+}
+
+// run runs a seed.
+func (r *runner) run(t *testing.T, s uint64, verbose bool) *world {
+	t.Helper()
+	// A collection between runs is at the same place in each; one in the middle of a run need not be.
+	runtime.GC()
+	r.runs++
+	var w *world
+	synctest.Test(t, func(*testing.T) {
+		// Every bubble begins at the same time, but ids of version 7 never go back in a process.
+		time.Sleep(time.Duration(r.runs) * 24 * time.Hour)
+		w = newWorld(s, r.disks)
+		w.verbose = verbose
+		uuid.SetRand(source{w.random("ids")})
+		defer uuid.SetRand(nil)
+		w.run()
+	})
+	return w
+}
