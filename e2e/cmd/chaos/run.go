@@ -22,7 +22,7 @@ import (
 // settings have the services notice and mend everything soon, and give nothing up that an operator would have to look
 // at: here is none.
 var settings = []string{
-	"ORDER_EXPIRATION=6s", "PAYMENT_TIMEOUT=1s", "PAYMENT_RECOVERY=1s", "SANDBOX_DELAY=1500ms",
+	"ORDER_EXPIRATION=10s", "PAYMENT_TIMEOUT=1s", "PAYMENT_RECOVERY=1s", "SANDBOX_DELAY=1500ms",
 	"EVENT_JOURNAL=true", "EVENT_ACK_WAIT=5s", "EVENT_HANDLER_TIMEOUT=3s",
 	"EVENT_RETRY_FIRST=100ms", "EVENT_RETRY_MOST=2s", "EVENT_ATTEMPTS=1000", "EVENT_GAP_TIMEOUT=1h",
 	"HTTP_REQUEST_TIMEOUT=4s", "DRAIN_DELAY=0s", "DRAIN_TIMEOUT=8s", "EVENT_DRAIN_TIMEOUT=5s", "HTTP_DRAIN_TIMEOUT=5s",
@@ -31,8 +31,9 @@ var settings = []string{
 
 const (
 	starting  = 2 * time.Minute  // for everything to be ready
-	settling  = 2 * time.Minute  // after the last fault, until everything is quiet
-	mending   = 20 * time.Second // of that, before an operator helps
+	settling  = 5 * time.Minute  // after the last fault, until everything is quiet
+	stuck     = time.Minute      // of that, without any progress
+	mending   = 15 * time.Second // of that, before an operator helps after a broker has lost its messages
 	reporting = 3 * time.Second  // between two lines of progress
 )
 
@@ -114,8 +115,7 @@ func (c *chaos) run(ctx context.Context, dir string) (line string, err error) {
 	if err := c.fleet.Recover(); err != nil {
 		return "", err
 	}
-	restless := c.settle(ctx)
-	return c.check(ctx, restless)
+	return c.check(ctx, c.settle(ctx))
 }
 
 // harm has people use the application while it is harmed, until the time is up.
@@ -205,48 +205,59 @@ func (c *chaos) events(ctx context.Context) string {
 //
 // What was sent in the last seconds before a broker lost its messages, the services send again by themselves. Whoever
 // could not listen for longer than that has lost what was sent before, and an operator has to have it sent again. If
-// everything is not quiet by itself after a while, and a broker has lost its messages, we are that operator.
-func (c *chaos) settle(ctx context.Context) (restless error) {
-	began, helped, told := time.Now(), false, time.Now()
+// nothing arrives any more, not everything has arrived, and a broker has lost its messages, we are that operator.
+func (c *chaos) settle(ctx context.Context) error {
+	began := time.Now()
+	told, moved, helped, last := began, began, false, ""
 	for {
+		asked := time.Now()
 		report, business, err := c.look(ctx)
-		switch {
-		case err != nil:
-			restless = err
-		case report.Quiet() && business.Count(invariants.Unsettled) == 0 && business.Orders["created"] == 0:
-			c.say("quiet after %v", time.Since(began).Round(100*time.Millisecond))
-			return nil
-		default:
-			restless = notQuiet(report, business)
+		now, what := err, ""
+		if err == nil {
+			if what = restless(report, business); what == "" {
+				c.say("quiet after %v", time.Since(began).Round(100*time.Millisecond))
+				return nil
+			}
+			now = fmt.Errorf("not quiet: %s%s", what, waiting(report))
 		}
-		if time.Since(began) > settling {
-			return restless
+		if what != last {
+			last, moved = what, time.Now()
 		}
 		if time.Since(told) > reporting {
 			told = time.Now()
-			text, _, _ := strings.Cut(restless.Error(), "\n")
-			c.say("%s", text)
+			c.say("not quiet: %s", cmp.Or(what, fmt.Sprint(err)))
 		}
-		if !helped && !c.wiped.IsZero() && time.Since(began) > mending {
+		switch {
+		case time.Since(began) > settling || time.Since(moved) > stuck:
+			return fmt.Errorf("after %v, and %v without progress: %w", time.Since(began).Round(time.Second), time.Since(moved).Round(time.Second), now)
+		case !helped && !c.wiped.IsZero() && time.Since(moved) > mending:
 			helped = true
 			c.replay(ctx)
 		}
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(max(500*time.Millisecond, time.Since(asked))) // so that looking takes at most half of a processor
 	}
 }
 
-// notQuiet says what is not, the numbers on the first line.
-func notQuiet(report *admin.Report, business *invariants.Report) error {
-	text := fmt.Sprintf("not quiet: %d events unsent, %d scheduled, %d effects waiting, %d orders open, %d things unsettled",
-		report.Unsent, report.Scheduled, len(report.Waiting), business.Orders["created"], business.Count(invariants.Unsettled))
+// restless says what is not quiet, in numbers; nothing if all is.
+func restless(report *admin.Report, business *invariants.Report) string {
+	open, unsettled := business.Orders["created"], business.Count(invariants.Unsettled)
+	if report.Quiet() && open == 0 && unsettled == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d events unsent, %d scheduled, %d effects waiting, %d orders open, %d things unsettled",
+		report.Unsent, report.Scheduled, len(report.Waiting), open, unsettled)
+}
+
+// waiting lists the effects that have not come.
+func waiting(report *admin.Report) string {
+	text := ""
 	for i, f := range report.Waiting {
 		if i == 20 {
-			text += "\n  …"
-			break
+			return text + "\n  …"
 		}
 		text += "\n  " + f.Text
 	}
-	return errors.New(text)
+	return text
 }
 
 // look reads what the databases say. Everything is quiet or it is not: both halves are of about the same time.
@@ -272,7 +283,7 @@ const margin = time.Minute
 // replay does what an operator does after a broker has lost its messages: turnstile events replay.
 func (c *chaos) replay(ctx context.Context) {
 	since := c.wiped.Add(-margin)
-	c.say("a broker was wiped, and not everything arrives by itself: replaying all since %s, as an operator would", since.Format(time.TimeOnly))
+	c.say("a broker was wiped, and not everything arrives by itself. As an operator would, we replay all since %s", since.Format(time.TimeOnly))
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for _, l := range c.ledgers {
@@ -297,10 +308,10 @@ func (c *chaos) replay(ctx context.Context) {
 }
 
 // check compares everything, and returns the last line. An error says what is wrong, with the history of the events.
-func (c *chaos) check(ctx context.Context, restless error) (line string, err error) {
+func (c *chaos) check(ctx context.Context, unsettled error) (line string, err error) {
 	report, business, err := c.look(ctx)
 	if err != nil {
-		return "", errors.Join(err, restless)
+		return "", errors.Join(err, unsettled)
 	}
 	broken, err := invariants.CheckPromises(ctx, c.application(), c.load.Promises())
 	if err != nil {
@@ -315,7 +326,7 @@ func (c *chaos) check(ctx context.Context, restless error) (line string, err err
 	business.Violations = wrong
 	lost := len(report.Lost) + len(report.Waiting) + business.Count(invariants.Lost)
 	other := len(report.Other) + business.Count(invariants.Divergent) + len(c.load.Surprises())
-	ok := restless == nil && report.OK() && len(wrong) == 0 && len(c.load.Surprises()) == 0
+	ok := unsettled == nil && report.OK() && len(wrong) == 0 && len(c.load.Surprises()) == 0
 	verdict := "ok"
 	if !ok {
 		verdict = "failed"
@@ -327,7 +338,7 @@ func (c *chaos) check(ctx context.Context, restless error) (line string, err err
 		return line, nil
 	}
 	line += fmt.Sprintf(" other=%d", other)
-	return line, errors.Join(restless, c.explain(ctx, report, wrong))
+	return line, errors.Join(unsettled, c.explain(ctx, report, wrong))
 }
 
 // explain says what was found, with the whole history of what it was found in.

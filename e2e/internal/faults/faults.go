@@ -86,7 +86,7 @@ type harm struct {
 	kind    Kind
 	weight  int // how often it is chosen, compared with others
 	targets []target
-	rest    time.Duration // that a target has afterwards
+	rest    time.Duration // for a target, afterwards
 	draw    func(*rand.Rand) drawn
 }
 
@@ -119,6 +119,9 @@ func between(random *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(random.Int64N(int64(most-least)))
 }
 
+// rest is how long a target is left in peace after a fault: without it, nothing would ever get done.
+const rest = 2500 * time.Millisecond
+
 // harms returns what can be done to a fleet.
 func harms(f *fleet.Fleet) []harm {
 	var services, brokers, connections []target
@@ -132,19 +135,19 @@ func harms(f *fleet.Fleet) []harm {
 		brokers = append(brokers, target{name: b.Name, program: b.Program, broker: b})
 	}
 	all := []harm{
-		{kind: Kill, weight: 20, targets: services, rest: 3 * time.Second, draw: kill(time.Second)},
-		{kind: Stop, weight: 5, targets: services, rest: 3 * time.Second, draw: stop},
-		{kind: Pause, weight: 10, targets: services, rest: 3 * time.Second, draw: pause},
-		{kind: Kill, weight: 7, targets: brokers, rest: 2 * time.Second, draw: kill(2500 * time.Millisecond)},
-		{kind: Pause, weight: 4, targets: brokers, rest: 2 * time.Second, draw: pause},
-		{kind: Wipe, weight: 2, targets: brokers, rest: 2 * time.Second, draw: wipe},
-		{kind: Slow, weight: 18, targets: connections, rest: time.Second, draw: slow},
-		{kind: Cut, weight: 18, targets: connections, rest: time.Second, draw: cut},
-		{kind: HalfOpen, weight: 16, targets: connections, rest: time.Second, draw: halfOpen},
+		{kind: Kill, weight: 20, targets: services, rest: rest, draw: kill(800 * time.Millisecond)},
+		{kind: Stop, weight: 5, targets: services, rest: rest, draw: stop},
+		{kind: Pause, weight: 10, targets: services, rest: rest, draw: pause},
+		{kind: Kill, weight: 7, targets: brokers, rest: rest, draw: kill(1500 * time.Millisecond)},
+		{kind: Pause, weight: 4, targets: brokers, rest: rest, draw: pause},
+		{kind: Wipe, weight: 5, targets: brokers, rest: rest, draw: wipe},
+		{kind: Slow, weight: 18, targets: connections, rest: rest / 2, draw: slow},
+		{kind: Cut, weight: 18, targets: connections, rest: rest / 2, draw: cut},
+		{kind: HalfOpen, weight: 16, targets: connections, rest: rest / 2, draw: halfOpen},
 	}
 	if f.Postgres != nil {
 		database := target{name: "PostgreSQL", restart: f.Postgres.Restart}
-		all = append(all, harm{kind: Restart, weight: 2, targets: []target{database}, rest: 3 * time.Second, draw: restart})
+		all = append(all, harm{kind: Restart, weight: 2, targets: []target{database}, rest: rest, draw: restart})
 	}
 	return all
 }
@@ -161,15 +164,15 @@ func kill(most time.Duration) func(*rand.Rand) drawn {
 const grace = 10 * time.Second
 
 func stop(random *rand.Rand) drawn {
-	return drawn{"SIGTERM %s", between(random, time.Millisecond, time.Second), func(t target) (begin, end func() error) {
+	return drawn{"SIGTERM %s", between(random, time.Millisecond, 500*time.Millisecond), func(t target) (begin, end func() error) {
 		return func() error { return t.program.Stop(grace) }, t.program.Start
 	}}
 }
 
 // pause is now and then longer than brokers wait for a sign of life.
 func pause(random *rand.Rand) drawn {
-	long := between(random, 100*time.Millisecond, 3*time.Second)
-	if random.IntN(5) == 0 {
+	long := between(random, 100*time.Millisecond, 2*time.Second)
+	if random.IntN(6) == 0 {
 		long = between(random, 4*time.Second, 8*time.Second)
 	}
 	return drawn{"SIGSTOP %s", long, func(t target) (begin, end func() error) {
@@ -186,13 +189,13 @@ func wipe(random *rand.Rand) drawn {
 func slow(random *rand.Rand) drawn {
 	delay := between(random, 10*time.Millisecond, 300*time.Millisecond)
 	what := fmt.Sprintf("delay of %v between %%s", delay.Round(time.Millisecond))
-	return drawn{what, between(random, 500*time.Millisecond, 2*time.Second), func(t target) (begin, end func() error) {
+	return drawn{what, between(random, 500*time.Millisecond, 1500*time.Millisecond), func(t target) (begin, end func() error) {
 		return func() error { return t.link.Slow(delay, delay/2) }, t.link.Heal
 	}}
 }
 
 func cut(random *rand.Rand) drawn {
-	return drawn{"cut between %s", between(random, time.Millisecond, 1500*time.Millisecond), func(t target) (begin, end func() error) {
+	return drawn{"cut between %s", between(random, time.Millisecond, 800*time.Millisecond), func(t target) (begin, end func() error) {
 		return func() error { t.link.Cut(); return nil }, t.link.Heal
 	}}
 }
@@ -200,7 +203,7 @@ func cut(random *rand.Rand) drawn {
 func halfOpen(random *rand.Rand) drawn {
 	side := 1 + random.IntN(3)
 	what := []string{"", "nothing gets to the second of %s", "nothing gets to the first of %s", "nothing gets through between %s"}[side]
-	return drawn{what, between(random, 300*time.Millisecond, 4*time.Second), func(t target) (begin, end func() error) {
+	return drawn{what, between(random, 300*time.Millisecond, 3*time.Second), func(t target) (begin, end func() error) {
 		return func() error { return t.link.Swallow(side&1 != 0, side&2 != 0) }, t.link.Heal
 	}}
 }

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long people wait for an answer.
-const patience = 5 * time.Second
+const patience = 3 * time.Second
 
 // Load is a number of people. Create it with New.
 type Load struct {
@@ -210,11 +210,14 @@ func (p *person) withdraw(ticket string) {
 	}
 }
 
-// order orders one of the newest tickets; others may want it, too.
+// order orders a ticket: any, or one of those that are for sale the longest, which others want, too.
 func (p *person) order() {
-	var tickets []struct{ ID string }
-	if status, _, _ := p.send(&tickets, http.MethodGet, "/api/tickets?limit=30", nil); status != http.StatusOK || len(tickets) == 0 {
+	var tickets []struct{ ID string } // newest first
+	if status, _, _ := p.send(&tickets, http.MethodGet, "/api/tickets?limit=100", nil); status != http.StatusOK || len(tickets) == 0 {
 		return
+	}
+	if p.chance(40) {
+		tickets = tickets[max(0, len(tickets)-5):]
 	}
 	wanted := tickets[p.random.IntN(len(tickets))].ID
 	var o struct{ ID string }
