@@ -99,7 +99,7 @@ func (b *Broker) Connect(ctx context.Context) (event.Session, error) {
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
 		answers: map[*nats.Msg]func(error){},
-		streams: map[string]bool{},
+		streams: map[string]finding{},
 		subs:    map[*subscription]struct{}{},
 	}
 	dial := natsconn.NewDialer(ctx)

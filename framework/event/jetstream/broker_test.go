@@ -367,6 +367,36 @@ func TestOperatorsStreams(t *testing.T) {
 	}
 }
 
+// A batch of messages to a stream that cannot be made does not wait for each of
+// them, and what an operator mends is noticed.
+func TestRefusedStream(t *testing.T) {
+	server := startEmbedded(t, jetstreamserver.Options{})
+	admin := administrator(t, server.URL())
+	if _, err := admin.CreateStream(t.Context(), natsjs.StreamConfig{Name: "turnstile-tickets", Subjects: []string{"tickets"}}); err != nil {
+		t.Fatal(err)
+	}
+	s := connect(t, jetstream.Config{URL: server.URL()})
+	answer := make(chan error, 1)
+	send := func() error {
+		s.Publish(t.Context(), "tickets", []byte("one"), func(err error) { answer <- err })
+		return <-answer
+	}
+	first := send()
+	for range 5000 { // it would take a second to ask for each
+		if err := send(); err == nil || err.Error() != first.Error() {
+			t.Fatalf("publish: %v, and before it %v", err, first)
+		}
+	}
+	if err := admin.DeleteStream(t.Context(), "turnstile-tickets"); err != nil {
+		t.Fatal(err)
+	}
+	for late := time.Now().Add(20 * time.Second); send() != nil; {
+		if time.Now().After(late) {
+			t.Fatal("nobody notices that the stream can be made")
+		}
+	}
+}
+
 // Streams that are made by us are as configured, one for each name there can be.
 func TestMakesStreams(t *testing.T) {
 	server := startEmbedded(t, jetstreamserver.Options{})

@@ -59,7 +59,7 @@ type session struct {
 	mu      sync.Mutex
 	closed  bool
 	answers map[*nats.Msg]func(error) // who waits for the server's word on a message
-	streams map[string]bool           // those known to be there
+	streams map[string]finding        // by event stream
 	subs    map[*subscription]struct{}
 	working sync.WaitGroup // calls that use the connection, and publishes to be answered
 }
@@ -251,16 +251,27 @@ func (s *session) request(ctx context.Context, call func(context.Context) error)
 	return reason(err)
 }
 
+// finding is what the server has said about a stream.
+type finding struct {
+	err error // nil if it is there
+	at  time.Time
+}
+
+// found returns what is known about a stream. That it is there is believed for
+// as long as the session lasts, that it is not for a moment: a batch of messages
+// should not wait for each of them to be refused.
+func (s *session) found(stream string) (f finding, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, ok = s.streams[stream]
+	return f, ok && (f.err == nil || time.Since(f.at) < time.Second)
+}
+
 // require makes sure that there is a stream that takes the event stream's
-// messages. What it has seen once it believes for as long as the session lasts.
+// messages.
 func (s *session) require(ctx context.Context, stream string) error {
-	known := func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.streams[stream]
-	}
-	if known() {
-		return nil
+	if f, ok := s.found(stream); ok {
+		return f.err
 	}
 	if err := checkStream(stream); err != nil {
 		return err
@@ -273,16 +284,16 @@ func (s *session) require(ctx context.Context, stream string) error {
 	case <-s.alive.Done():
 		return errLost
 	}
-	if known() {
-		return nil
+	if f, ok := s.found(stream); ok {
+		return f.err
 	}
-	if err := s.request(ctx, func(ctx context.Context) error { return s.makeStream(ctx, stream) }); err != nil {
-		return err
+	err := s.request(ctx, func(ctx context.Context) error { return s.makeStream(ctx, stream) })
+	if ctx.Err() == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.streams[stream] = finding{err, time.Now()}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.streams[stream] = true
-	return nil
+	return err
 }
 
 // makeStream makes the stream unless it is there. One that is there is the
