@@ -7,148 +7,234 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/dev"
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event/admin"
 )
 
-const eventsHelp = `Shows the events that a service cannot deal with by itself, has them tried again, or gives them up.
+const eventsHelp = `Shows the events of services, what waits and why, and mends what no service can mend by itself.
 
-The service's database is named by --database (postgres://… or sqlite:…), or by --service for one that
-'turnstile dev' runs. The service may be running meanwhile: it goes on within a second.
+Each service has a ledger in its own database. Which ones to look at is said by any number of
+  --database URL        a database, postgres://… or sqlite:path; the service's name is that of the database or file,
+                        or goes before it: orders=postgres://…
+  --admin URL           the admin port of a running service, as in http://orders:9090
+  --service NAME        a service that 'turnstile dev' runs in this workspace
+and without them it is all services of the workspace. What spans services (trace, lag, audit, broker-status) is only as
+complete as the ledgers that it is given. Services may run meanwhile.
 
-Kinds of letter:
-  dead       every attempt failed; the key's later events wait behind it (redrive or skip)
-  gap        a number of the key does not arrive (skip, or have its producer send it again)
-  fork       a producer gave a number out twice, as after a restored backup (skip removes the letter)
-  malformed  a message that is no event (skip removes the letter)`
+With -o json there is one JSON document on standard output. Exit codes: 0 done, 1 failed, or the audit found something,
+3 broker-status says to wait.`
 
-// letterFlags name a database and, in it, a letter.
-type letterFlags struct {
-	database, service string
-	yes               bool
-	output            string
-	letter            admin.Letter
+// eventsFlags are what all commands about events have in common.
+type eventsFlags struct {
+	databases, services, ports []string
+	output                     string
+	now                        func() time.Time
 }
 
 func eventsCommand() *cobra.Command {
-	var f letterFlags
-	c := &cobra.Command{Use: "events", Short: "See and mend what listeners could not deal with", Long: eventsHelp}
-	c.PersistentFlags().StringVar(&f.database, "database", "", "the service's database")
-	c.PersistentFlags().StringVar(&f.service, "service", "", "a service that 'turnstile dev' runs in this workspace")
-	c.MarkFlagsMutuallyExclusive("database", "service")
-
-	list := &cobra.Command{
-		Use:   "dead",
-		Short: "List dead letters, oldest first",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if f.output != "" && f.output != "json" {
-				return fmt.Errorf("-o %s: the only other form is json", f.output)
-			}
-			return f.with(cmd.Context(), func(ctx context.Context, db *database.DB) error {
-				letters, err := admin.New(f.service, db).Letters(ctx, admin.Filter{})
-				if err != nil {
-					return err
-				}
-				if f.output == "json" {
-					return json.NewEncoder(cmd.OutOrStdout()).Encode(letters)
-				}
-				return printLetters(cmd.OutOrStdout(), letters)
-			})
-		},
-	}
-	list.Flags().StringVarP(&f.output, "output", "o", "", "json for machines")
-	c.AddCommand(list,
-		f.command("redrive", "Try a dead event again from its first attempt", (*admin.Ledger).Redrive),
-		f.command("skip", "Give a dead event or a gap up, or remove another letter", (*admin.Ledger).Skip))
+	f := &eventsFlags{now: time.Now}
+	c := &cobra.Command{Use: "events", Short: "See what became of events, and mend what holds them up", Long: eventsHelp}
+	c.PersistentFlags().StringArrayVar(&f.databases, "database", nil, "a service's database; may be repeated")
+	c.PersistentFlags().StringArrayVar(&f.ports, "admin", nil, "a running service's admin port; may be repeated")
+	c.PersistentFlags().StringArrayVar(&f.services, "service", nil, "a service that 'turnstile dev' runs here; may be repeated")
+	c.PersistentFlags().StringVarP(&f.output, "output", "o", "", "json for machines")
+	c.AddCommand(f.listCommand(), f.showCommand(), f.traceCommand(), f.deadCommand(), f.parkedCommand(), f.lagCommand(),
+		f.redriveCommand(), f.skipCommand(), f.replayCommand(), f.auditCommand(), f.brokerStatusCommand())
 	return c
 }
 
-// command returns a command that changes the one letter its flags name.
-func (f *letterFlags) command(use, short string, do func(*admin.Ledger, context.Context, admin.Letter) error) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
-	c.Flags().StringVar(&f.letter.Group, "group", "", "listener group")
-	c.Flags().StringVar(&f.letter.Stream, "stream", "", "stream")
-	c.Flags().StringVar(&f.letter.Key, "key", "", "key")
-	c.Flags().Int64Var(&f.letter.Sequence, "sequence", 0, "number in the key")
-	c.Flags().StringVar(&f.letter.Kind, "kind", "dead", "kind of letter")
-	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask")
-	for _, name := range []string{"group", "stream"} {
-		_ = c.MarkFlagRequired(name) // the flag exists
-	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		return f.with(cmd.Context(), func(ctx context.Context, db *database.DB) error {
-			if !f.yes {
-				if err := confirm(cmd.InOrStdin(), cmd.OutOrStdout(), use+" the "+f.letter.String()+" in "+db.String()); err != nil {
-					return err
-				}
+// run makes a command's RunE of what it does with the ledgers. What do returns is written as JSON, if that is asked for,
+// or else by print; both also together with an error, but only if there is something.
+func run[T any](f *eventsFlags, do func(cmd *cobra.Command, ledgers []*admin.Ledger, args []string) (*T, error), print func(w *table, v *T)) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if f.output != "" && f.output != "json" {
+			return fmt.Errorf("-o %s: the only other form is json", f.output)
+		}
+		ctx := cmd.Context()
+		ledgers, closeAll, err := f.open(ctx)
+		if err == nil {
+			var v *T
+			if v, err = do(cmd, ledgers, args); v != nil {
+				err = errors.Join(err, f.write(cmd.OutOrStdout(), v, func(w *table) { print(w, v) }))
 			}
-			if err := do(admin.New(f.service, db), ctx, f.letter); err != nil {
-				return err
-			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: done\n", use)
-			return err
-		})
+			err = errors.Join(err, closeAll())
+		}
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		return err
 	}
-	return c
 }
 
-// with opens the database that the flags name.
-func (f *letterFlags) with(ctx context.Context, do func(context.Context, *database.DB) error) error {
-	url := f.database
-	switch {
-	case f.service != "":
-		w, err := find(ctx)
+func (f *eventsFlags) write(out io.Writer, v any, print func(*table)) error {
+	if f.output == "json" {
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		return e.Encode(v)
+	}
+	t := newTable(out, f.now())
+	print(t)
+	return t.err
+}
+
+// open opens the ledgers that the flags name.
+func (f *eventsFlags) open(ctx context.Context) (ledgers []*admin.Ledger, closeAll func() error, err error) {
+	var opened []*database.DB
+	shut := func() (err error) {
+		for _, db := range opened {
+			err = errors.Join(err, db.Close())
+		}
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, shut())
+		}
+	}()
+	add := func(service, url string) error {
+		db, err := openDatabase(service, url)
+		if err == nil {
+			opened, ledgers = append(opened, db), append(ledgers, admin.New(service, db))
+		}
+		return err
+	}
+	for _, d := range f.databases {
+		service, url := nameDatabase(d)
+		if err := add(service, url); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, address := range f.ports {
+		l, err := admin.Dial(ctx, address, &http.Client{Timeout: time.Minute})
+		if err != nil {
+			return nil, nil, err
+		}
+		ledgers = append(ledgers, l)
+	}
+	if len(f.services) > 0 || len(ledgers) == 0 {
+		if err := f.openWorkspace(ctx, add); err != nil {
+			return nil, nil, err
+		}
+	}
+	return ledgers, shut, nil
+}
+
+// openWorkspace adds the databases of the workspace's services: of those that are named, or of all that have one.
+func (f *eventsFlags) openWorkspace(ctx context.Context, add func(service, url string) error) error {
+	w, err := find(ctx)
+	if err != nil {
+		if len(f.services) == 0 {
+			return fmt.Errorf("which ledgers? Name databases with --database, or admin ports with --admin; for those of a workspace, be in its folder: %w", err)
+		}
+		return err
+	}
+	names := f.services
+	if len(names) == 0 {
+		names = w.Names()
+	}
+	found := false
+	for _, name := range names {
+		url, err := dev.DatabaseURL(filepath.Join(w.Root, ".turnstile"), filepath.Join(w.Root, ".env"), os.Environ(), name)
 		if err != nil {
 			return err
 		}
-		path := dev.DatabasePath(filepath.Join(w.Root, ".turnstile"), f.service)
-		if _, err := os.Stat(path); err != nil {
-			return fmt.Errorf("service %s has no database here: %w; has 'turnstile dev' run it?", f.service, err)
+		if err := add(name, url); errors.Is(err, os.ErrNotExist) {
+			if len(f.services) > 0 {
+				return fmt.Errorf("service %s has no database here: %w; has 'turnstile dev' run it? The services are %s", name, err, strings.Join(w.Names(), ", "))
+			}
+			continue
+		} else if err != nil {
+			return err
 		}
-		url = "sqlite:" + path
-	case url == "":
-		return errors.New("which database? Name it with --database, or a service of 'turnstile dev' with --service")
+		found = true
 	}
-	db, err := database.New(database.Config{URL: url})
-	if err != nil {
-		return err
-	}
-	return errors.Join(do(ctx, db), db.Close())
-}
-
-func printLetters(out io.Writer, letters []admin.Letter) error {
-	if len(letters) == 0 {
-		_, err := fmt.Fprintln(out, "no dead letters")
-		return err
-	}
-	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "KIND\tGROUP\tSTREAM\tKEY\tNO.\tATTEMPTS\tSINCE\tERROR")
-	for _, l := range letters {
-		reason, _, _ := strings.Cut(l.Error, "\n")
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", l.Kind, l.Group, l.Stream, l.Key, l.Sequence, l.Attempts, l.At.Local().Format(time.DateTime), reason)
-	}
-	return t.Flush()
-}
-
-// confirm asks for a yes.
-func confirm(in io.Reader, out io.Writer, what string) error {
-	fmt.Fprintf(out, "%s? [y/N] ", what)
-	answer, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
-		return errors.New("nothing was changed")
+	if !found {
+		return errors.New("no service of this workspace has a database yet: run 'turnstile dev', or name others with --database or --admin")
 	}
 	return nil
+}
+
+// named is a database with the service's name before it.
+var named = regexp.MustCompile(`^([\w.-]+)=((?:postgres|postgresql|sqlite):.*)$`)
+
+// nameDatabase takes the value of --database apart.
+func nameDatabase(flag string) (service, address string) {
+	if parts := named.FindStringSubmatch(flag); parts != nil {
+		return parts[1], parts[2]
+	}
+	if path, ok := strings.CutPrefix(flag, "sqlite:"); ok {
+		return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)), flag
+	}
+	if u, err := url.Parse(flag); err == nil && strings.Trim(u.Path, "/") != "" {
+		return strings.Trim(u.Path, "/"), flag
+	}
+	return "database", flag
+}
+
+// openDatabase opens the database, but makes none.
+func openDatabase(service, url string) (*database.DB, error) {
+	if path, ok := strings.CutPrefix(url, "sqlite:"); ok && path != ":memory:" {
+		if _, err := os.Stat(strings.TrimPrefix(path, "//")); err != nil {
+			return nil, fmt.Errorf("the database of %s: %w", service, err)
+		}
+	}
+	db, err := database.New(database.Config{URL: url, MaxConns: 2})
+	if err != nil {
+		return nil, fmt.Errorf("the database of %s: %w", service, err)
+	}
+	return db, nil
+}
+
+// confirm asks for a yes, on a terminal.
+func confirm(cmd *cobra.Command, yes bool, format string, args ...any) error {
+	if yes {
+		return nil
+	}
+	in := cmd.InOrStdin()
+	if file, ok := in.(*os.File); ok && !term.IsTerminal(int(file.Fd())) {
+		return fmt.Errorf("this would %s: say --yes, for nobody can be asked here", fmt.Sprintf(format, args...))
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), format+"? [y/N] ", args...)
+	answers := make(chan string, 1)
+	go func() {
+		answer, _ := bufio.NewReader(in).ReadString('\n') // without an answer, nothing is done
+		answers <- answer
+	}()
+	select {
+	case answer := <-answers:
+		if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+			return errors.New("nothing was changed")
+		}
+		return nil
+	case <-cmd.Context().Done(): // who reads stays behind; the process ends
+		fmt.Fprintln(cmd.ErrOrStderr())
+		return errInterrupted
+	}
+}
+
+// moment reads a time: RFC 3339, or how long ago it was.
+func moment(value string, now time.Time) (time.Time, error) {
+	if value == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(value); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	if t, err := time.Parse(time.RFC3339, value); err == nil {
+		return t, nil
+	}
+	return time.Time{}, fmt.Errorf("--since %s: want how long ago, as in 90s or 36h, or a time as in 2026-01-31T15:04:05Z", value)
 }

@@ -2,7 +2,7 @@
 //
 //	go run ./framework/cmd/turnstile dev     runs every service of the workspace, and rebuilds what you change
 //	go run ./framework/cmd/turnstile demo    sells tickets, kills the broker, and proves that no event was lost
-//	go run ./framework/cmd/turnstile events  shows what a listener could not deal with, to redrive or skip it
+//	go run ./framework/cmd/turnstile events  follows events through all services, and mends what holds them up
 //
 // It knows no service by name: go.work says where they are, and each service says itself (`<service> describe`)
 // which configuration, operations and events it has.
@@ -39,6 +39,8 @@ func main() {
 	case err == nil:
 	case errors.Is(err, errInterrupted):
 		os.Exit(130)
+	case errors.Is(err, errWait):
+		os.Exit(3)
 	default:
 		fmt.Fprintln(os.Stderr, console.New(os.Stderr).Text(console.Bad, "turnstile: ")+err.Error())
 		os.Exit(1)

@@ -136,12 +136,14 @@ func (l *local) books(ctx context.Context, f Filter) (*books, error) {
 	}
 	b.Attempts = read(&r, func(row database.Row) (a attempt, err error) {
 		err = row.Scan(&a.Group, &a.Stream, &a.Key, &a.Sequence, &a.ID, &a.Number, &a.Error, micros{&a.At})
+		a.Error = cause(a.Error, a.place)
 		return a, err
 	}, `SELECT grp, stream, key, seq, event_id, attempt, error, at FROM event_attempt`, event("event_id = $", "at >= $"), ` ORDER BY id`)
 	b.Aside = read(&r, func(row database.Row) (a aside, err error) {
 		var message string
 		err = row.Scan(&a.Group, &a.Stream, &a.Key, &a.Sequence, &a.State, &a.Attempts, &a.Error, &message, micros{&a.Due}, micros{&a.At})
 		a.ID, a.Type = identify(message)
+		a.Error = cause(a.Error, a.place)
 		return a, err
 	}, `SELECT grp, stream, key, seq, state, attempts, error, body, due_at, at FROM event_parked`, event("body LIKE '%' || CAST($ AS TEXT) || '%'", "at >= $"), ` ORDER BY stream, key, seq, grp`)
 	if f.ID != "" { // it stood somewhere in the message

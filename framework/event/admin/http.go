@@ -31,18 +31,18 @@ const prefix = "/debug/events/"
 func Handler(l *Ledger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+prefix+"{$}", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, about{Service: l.service, Ledger: l.source.String()}, nil)
+		respond(w, http.StatusOK, about{Service: l.service, Ledger: l.source.String()})
 	})
-	ask(mux, "list", l.source.events)
-	ask(mux, "letters", l.source.letters)
-	ask(mux, "parked", l.source.parked)
-	ask(mux, "books", l.source.books)
-	ask(mux, "positions", func(ctx context.Context, _ Filter) (*positions, error) { return l.positions(ctx) })
-	ask(mux, "trace", func(ctx context.Context, f Filter) ([]Path, error) { return Trace(ctx, []*Ledger{l}, f) })
-	order(mux, "redrive", done(l.redrive))
-	order(mux, "skip", done(l.skip))
-	order(mux, "replay", l.replay)
-	order(mux, "committed", l.committed)
+	ask(mux, l, "list", l.source.events)
+	ask(mux, l, "letters", l.source.letters)
+	ask(mux, l, "parked", l.source.parked)
+	ask(mux, l, "books", l.source.books)
+	ask(mux, l, "positions", func(ctx context.Context, _ Filter) (*positions, error) { return l.positions(ctx) })
+	ask(mux, l, "trace", func(ctx context.Context, f Filter) ([]Path, error) { return Trace(ctx, []*Ledger{l}, f) })
+	order(mux, l, "redrive", done(l.redrive))
+	order(mux, l, "skip", done(l.skip))
+	order(mux, l, "replay", l.replay)
+	order(mux, l, "committed", l.committed)
 	return http.NewCrossOriginProtection().Handler(mux)
 }
 
@@ -57,7 +57,7 @@ func done(do func(context.Context, Letter) error) func(context.Context, Letter) 
 }
 
 // ask serves what is asked for with a Filter.
-func ask[T any](mux *http.ServeMux, name string, read func(context.Context, Filter) (T, error)) {
+func ask[T any](mux *http.ServeMux, l *Ledger, name string, read func(context.Context, Filter) (T, error)) {
 	mux.HandleFunc("GET "+prefix+name, func(w http.ResponseWriter, r *http.Request) {
 		f, err := parseFilter(r.URL.Query())
 		if err != nil {
@@ -65,12 +65,12 @@ func ask[T any](mux *http.ServeMux, name string, read func(context.Context, Filt
 			return
 		}
 		v, err := read(r.Context(), f)
-		answer(w, v, err)
+		answer(w, v, l.explain(r.Context(), err))
 	})
 }
 
 // order serves what is done with a body.
-func order[In, Out any](mux *http.ServeMux, name string, do func(context.Context, In) (Out, error)) {
+func order[In, Out any](mux *http.ServeMux, l *Ledger, name string, do func(context.Context, In) (Out, error)) {
 	mux.HandleFunc("POST "+prefix+name, func(w http.ResponseWriter, r *http.Request) {
 		var in In
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<20)).Decode(&in); err != nil {
@@ -78,7 +78,7 @@ func order[In, Out any](mux *http.ServeMux, name string, do func(context.Context
 			return
 		}
 		out, err := do(r.Context(), in)
-		answer(w, out, err)
+		answer(w, out, l.explain(r.Context(), err))
 	})
 }
 
@@ -236,7 +236,11 @@ func (r *remote) replay(ctx context.Context, c chunk) (chunk, error) {
 }
 
 func get[T any](ctx context.Context, r *remote, name string, f Filter) (v T, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+prefix+name+"?"+f.query().Encode(), nil)
+	address := r.base + prefix + name
+	if q := f.query(); len(q) > 0 {
+		address += "?" + q.Encode()
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return v, err
 	}
@@ -262,7 +266,7 @@ func post[T any](ctx context.Context, r *remote, name string, body any) (v T, er
 func (r *remote) do(request *http.Request, into any) error {
 	response, err := r.client.Do(request)
 	if err != nil {
-		return err // it names the method and the address
+		return fmt.Errorf("%w; does the service run, and is that its admin port (ADMIN_ADDR)?", err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)

@@ -48,10 +48,7 @@ func (l *Ledger) failed(ctx context.Context, doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if database, ok := l.source.(*local); ok {
-		err = database.explain(ctx, err)
-	}
-	return fmt.Errorf("%s in the ledger of %v: %w", doing, l, err)
+	return fmt.Errorf("%s in the ledger of %v: %w", doing, l, l.explain(ctx, err))
 }
 
 // Filter picks from a ledger. Its zero value picks everything; every field that
@@ -241,6 +238,13 @@ func (m micros) Scan(value any) error {
 const ledgerTables = "('event_outbox', 'event_cursor', 'event_process')"
 
 // explain says what to do about a database that is no ledger.
+func (l *Ledger) explain(ctx context.Context, err error) error {
+	if here, ok := l.source.(*local); ok && err != nil {
+		return here.explain(ctx, err)
+	}
+	return err
+}
+
 func (l *local) explain(ctx context.Context, err error) error {
 	tables := "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN " + ledgerTables
 	if l.db.Dialect() == database.Postgres {

@@ -35,7 +35,13 @@ func onEach(t *testing.T, test func(t *testing.T, open func(service, statements 
 // dial puts a ledger behind an admin port.
 func dial(t *testing.T, l *admin.Ledger) *admin.Ledger {
 	t.Helper()
-	server := httptest.NewServer(admin.Handler(l))
+	return serve(t, admin.Handler(l))
+}
+
+// serve opens an admin port.
+func serve(t *testing.T, h http.Handler) *admin.Ledger {
+	t.Helper()
+	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
 	there, err := admin.Dial(t.Context(), server.URL, server.Client())
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/turnstile-go/turnstile/framework/database"
@@ -103,6 +104,7 @@ func (l *local) letters(ctx context.Context, f Filter) ([]Letter, error) {
 		at := Letter{Service: l.service}
 		err := row.Scan(&at.Group, &at.Stream, &at.Key, &at.Sequence, &at.Kind, &at.Attempts, &at.Error, &at.Body, micros{&at.At})
 		at.ID, _ = identify(at.Body)
+		at.Error = cause(at.Error, place{at.Stream, at.Key, at.Sequence})
 		return at, err
 	}, `
 SELECT grp, stream, key, seq, kind, attempts, error, body, at FROM (
@@ -130,6 +132,15 @@ func identify(message string) (id, typ string) {
 		return "", ""
 	}
 	return e.ID, e.Type
+}
+
+// cause is the error of a handler, without the words in front that say which
+// event it was: that stands beside it.
+func cause(text string, at place) string {
+	if _, after, ok := strings.Cut(text, fmt.Sprintf(" (%s %s, number %d): ", at.Stream, at.Key, at.Sequence)); ok && strings.HasPrefix(text, "event: handle ") {
+		return after
+	}
+	return text
 }
 
 func (l *local) forUpdate() string {

@@ -45,6 +45,7 @@ func (l *local) parked(ctx context.Context, f Filter) ([]Parked, error) {
 		var message string
 		err := row.Scan(&p.Group, &p.Stream, &p.Key, &p.Events, micros{&p.Oldest}, &p.Sequence, &p.State, &p.Attempts, &p.Error, micros{&p.Next}, &message)
 		p.ID, p.Type = identify(message)
+		p.Error = cause(p.Error, place{p.Stream, p.Key, p.Sequence})
 		if p.State != retry {
 			p.Next = time.Time{}
 		}

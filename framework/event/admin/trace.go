@@ -47,8 +47,8 @@ const (
 // Trace follows events from their commit through the relay and the brokers to
 // their effect in every group, with every attempt that failed: those that the
 // Filter names by ID, by Key, or by Stream, Key and Sequence, in the order of
-// their commits; all for its zero value. It returns an error if no ledger knows
-// any of them.
+// their commits; all for its zero value. It returns ErrUnknown if no ledger
+// knows any of them.
 func Trace(ctx context.Context, ledgers []*Ledger, f Filter) ([]Path, error) {
 	places := Filter{Stream: f.Stream, Key: f.Key, Sequence: f.Sequence, Since: f.Since}
 	events, err := gatherEvents(ctx, ledgers, f)
@@ -64,7 +64,7 @@ func Trace(ctx context.Context, ledgers []*Ledger, f Filter) ([]Path, error) {
 			return nil, err
 		}
 		if !ok {
-			return nil, fmt.Errorf("no ledger of %s knows the event %s: name the ledger of its producer, too; what is older than EVENT_ARCHIVE is forgotten", names(ledgers), f.ID)
+			return nil, unknown(ledgers)
 		}
 		places = Filter{Stream: at.Stream, Key: at.Key, Sequence: at.Sequence}
 	}
@@ -74,17 +74,20 @@ func Trace(ctx context.Context, ledgers []*Ledger, f Filter) ([]Path, error) {
 	}
 	paths := newTracer(all, events).paths(f)
 	if len(paths) == 0 && f != (Filter{}) {
-		return nil, fmt.Errorf("no ledger of %s knows such an event: name the ledger of its producer, too; what is older than EVENT_ARCHIVE is forgotten", names(ledgers))
+		return nil, unknown(ledgers)
 	}
 	return paths, nil
 }
 
-func names(ledgers []*Ledger) string {
-	var all []string
+// ErrUnknown says that no ledger that was asked knows an event.
+var ErrUnknown = errors.New("no such event is known")
+
+func unknown(ledgers []*Ledger) error {
+	var names []string
 	for _, l := range ledgers {
-		all = append(all, l.service)
+		names = append(names, l.service)
 	}
-	return strings.Join(all, ", ")
+	return fmt.Errorf("%w in the ledgers of %s; its producer's must be among them, and what is older than EVENT_ARCHIVE is forgotten", ErrUnknown, strings.Join(names, ", "))
 }
 
 // gatherEvents reads the events of all ledgers, in the order of their commits,
@@ -291,10 +294,6 @@ func (t *tracer) onBrokers(e Event) string {
 // groupSteps are those of the event in the groups' ledgers.
 func (t *tracer) groupSteps(e Event) (steps []Step) {
 	at := e.place()
-	for _, a := range t.aside[at] {
-		text := "put aside: " + describeAside(a.row)
-		steps = append(steps, Step{a.row.At, a.service, a.row.Group, "parked", text})
-	}
 	for _, a := range t.attempts[at] {
 		switch {
 		case a.row.ID != "" && e.ID != "" && a.row.ID != e.ID: // of a forked history
@@ -305,6 +304,9 @@ func (t *tracer) groupSteps(e Event) (steps []Step) {
 		default:
 			steps = append(steps, Step{a.row.At, a.service, a.row.Group, "attempt", fmt.Sprintf("attempt %d failed: %s", a.row.Number, firstLine(a.row.Error))})
 		}
+	}
+	for _, a := range t.aside[at] {
+		steps = append(steps, Step{a.row.At, a.service, a.row.Group, "parked", "put aside"})
 	}
 	for _, l := range t.letters[at] {
 		if l.row.Kind != dead { // that is in what is put aside
@@ -323,11 +325,18 @@ func (t *tracer) groupSteps(e Event) (steps []Step) {
 func describeAside(a aside) string {
 	switch a.State {
 	case dead:
-		return fmt.Sprintf("dead after %d attempts: %s", a.Attempts, firstLine(a.Error))
+		return fmt.Sprintf("dead after %s: %s", attempts(a.Attempts), firstLine(a.Error))
 	case retry:
-		return fmt.Sprintf("%d attempts failed, the next is at %s: %s", a.Attempts, a.Due.Format(time.RFC3339), firstLine(a.Error))
+		return fmt.Sprintf("%s failed, the next is at %s: %s", attempts(a.Attempts), a.Due.Format(time.RFC3339), firstLine(a.Error))
 	}
 	return "waits for its predecessors"
+}
+
+func attempts(n int) string {
+	if n == 1 {
+		return "1 attempt"
+	}
+	return fmt.Sprintf("%d attempts", n)
 }
 
 func firstLine(s string) string {

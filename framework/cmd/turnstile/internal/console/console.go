@@ -42,7 +42,7 @@ func New(w io.Writer) *Console {
 		c.live = os.Getenv("TERM") != "dumb"
 		c.room = func() int {
 			width, _, err := term.GetSize(int(f.Fd()))
-			if err != nil {
+			if err != nil || width <= 0 {
 				return 80
 			}
 			return width
