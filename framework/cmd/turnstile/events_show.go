@@ -493,7 +493,10 @@ func printMove(w *table, m *admin.Move) {
 	w.header("SERVICE", "BROKER", "PROCESSES", "SINCE", "LACKS")
 	for _, u := range m.Brokers {
 		lacks := "nothing"
-		if !u.MissingSince.IsZero() {
+		switch {
+		case u.Processes == 0:
+			lacks = "(not used)"
+		case !u.MissingSince.IsZero():
 			lacks = "maybe what was sent in the last " + w.age(u.MissingSince)
 		}
 		w.row(u.Service, u.Broker, u.Processes, w.age(u.Since), lacks)

@@ -159,6 +159,10 @@ func (m *move) take() {
 			m.miss(Obstacle{Service: p.Service, Text: fmt.Sprintf("%s: no process has been seen for a minute: start it, or leave its ledger out if the service is no more", p.Service)})
 		}
 	}
+	if len(m.Processes) == 0 {
+		m.Step, m.Next = settled, "Start the services: none of them runs."
+		return
+	}
 	if len(m.without) > 0 {
 		m.Step = joining
 		for _, p := range m.without {

@@ -78,6 +78,8 @@ func TestBrokers(t *testing.T) {
 		"all have left too early": {processes: one, plant: "payments: INSERT INTO event_broker (broker, since) VALUES ('stan', 1); UPDATE event_cursor SET seq = 0", step: "left", next: "Do not stop stan yet", missing: []string{"payments: group payments has yet to take 3 events"}},
 		"a service is down": {processes: "tickets:jetstream+stan orders:jetstream+stan", step: "joined", next: "Do not leave stan yet",
 			missing: []string{"payments: no process has been seen for a minute", "payments: has not been connected to jetstream yet"}},
+		"nothing runs": {plant: "tickets: INSERT INTO event_broker (broker, since) VALUES ('stan', 1)", step: "settled", next: "Start the services",
+			missing: []string{"tickets: no process", "orders: no process", "payments: no process"}},
 		"a process has ended": {processes: both, plant: "orders: INSERT INTO event_process (process, brokers, started_at, seen_at) VALUES ('old', 'stan', 1, 1)", step: "joined", safe: true, next: "BROKER=jetstream,"},
 	}
 	onBoth(t, func(t *testing.T, open func(service, statements string) *admin.Ledger) {

@@ -97,7 +97,7 @@ func gatherEvents(ctx context.Context, ledgers []*Ledger, f Filter) ([]Event, er
 	events := slices.Concat(lists...)
 	slices.SortStableFunc(events, func(a, b Event) int {
 		if a.At.IsZero() != b.At.IsZero() {
-			return cmp.Compare(a.State, b.State) // scheduled goes before sent and unsent, so the other way round
+			return b.At.Compare(a.At) // what has no time yet is later than what has one
 		}
 		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Sequence, b.Sequence), a.Due.Compare(b.Due))
 	})
@@ -275,20 +275,24 @@ func (t *tracer) ownSteps(e Event) (steps []Step) {
 
 // onBrokers says which brokers have the event, by what the outbox knows.
 func (t *tracer) onBrokers(e Event) string {
-	var has []string
+	var has, lack []string
 	for _, b := range t.brokers[e.Service] {
 		switch {
 		case e.Sent.Before(b.Since):
 		case !b.MissingSince.IsZero() && !e.Sent.Before(b.MissingSince):
-			has = append(has, "maybe not "+b.Name+", to which it will be sent again")
+			lack = append(lack, b.Name)
 		default:
 			has = append(has, b.Name)
 		}
 	}
-	if has == nil {
-		return "a broker"
+	text := "a broker"
+	if has != nil {
+		text = strings.Join(has, " and ")
 	}
-	return strings.Join(has, " and ")
+	if lack != nil {
+		text += "; " + strings.Join(lack, " and ") + " may lack it"
+	}
+	return text
 }
 
 // groupSteps are those of the event in the groups' ledgers.
