@@ -18,7 +18,7 @@ func TestNew(t *testing.T) {
 		"stan+":       `BROKER is "stan+": want stan, jetstream or stan+jetstream`,
 		"STAN":        `BROKER is "STAN": want stan, jetstream or stan+jetstream`,
 		"stan+stan":   `BROKER is "stan+stan": stan is in it twice`,
-		" jetstream ": `BROKER is " jetstream ": want stan, jetstream or stan+jetstream`,
+		"stan + stan": `BROKER is "stan + stan": want stan, jetstream or stan+jetstream`,
 	} {
 		brokers, err := New(Config{Use: use}, nil)
 		var names []string

@@ -96,8 +96,10 @@ func (p *Process) Start() {
 
 // Kill ends the process with SIGKILL.
 func (p *Process) Kill() {
-	p.cmd.Process.Kill()
-	p.cmd.Wait()
+	if err := p.cmd.Process.Kill(); err != nil {
+		p.t.Errorf("kill the server: %v", err)
+	}
+	_ = p.cmd.Wait() // it says that the process was killed
 	p.cmd = nil
 }
 
@@ -106,6 +108,11 @@ func (p *Process) Hang() {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		p.t.Fatal(err)
+	}
+	// It may go on for a moment: wait until it has really stopped.
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(p.cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		p.t.Fatalf("wait for the server to stop: %v, status %v", err, status)
 	}
 }
 
