@@ -1,10 +1,12 @@
 package event_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -33,6 +35,51 @@ func TestManyEventsWaitForOne(t *testing.T) {
 			t.Errorf("applied %v", got)
 		}
 	})
+}
+
+// An early event is not acknowledged before it is parked, whatever keeps it from that.
+func TestEarlyEventIsParkedInTheEnd(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *database.DB) {
+		b, waiting := &hand{}, make(chan struct{}, 1)
+		telemetry := event.Telemetry{Log: slog.New(slog.NewTextHandler(told{"trying again", waiting}, nil))}
+		run(t, event.NewClient(quick, event.NewOutbox(db, "back"), recorder(db, nil), telemetry, b))
+		receive(t, b.deliver(t, "pings", message{key: "other", seq: 1}.body(), false), "an acknowledgement")
+		rename := func(from, to string) {
+			if err := db.InTx(t.Context(), func(tx *database.Tx) error {
+				_, err := tx.ExecContext(t.Context(), "ALTER TABLE "+from+" RENAME TO "+to)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rename("event_parked", "elsewhere")
+		acked := b.deliver(t, "pings", message{key: "a", seq: 2}.body(), false)
+		select {
+		case <-acked:
+			t.Error("acknowledged, and parked nowhere")
+		case <-waiting:
+		}
+		rename("elsewhere", "event_parked")
+		receive(t, acked, "an acknowledgement")
+		receive(t, b.deliver(t, "pings", message{key: "a", seq: 1}.body(), false), "an acknowledgement")
+		eventually(t, "both effects", func() bool { return len(applied(t, db, "a")) == 2 })
+	})
+}
+
+// told passes on that a log has said something.
+type told struct {
+	what string
+	said chan struct{}
+}
+
+func (l told) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte(l.what)) {
+		select {
+		case l.said <- struct{}{}:
+		default:
+		}
+	}
+	return len(line), nil
 }
 
 // What is parked may be sent again, together with what it waits for.

@@ -604,8 +604,9 @@ func (t *turn) wakeAt(c *cursor) *int64 {
 	return &at
 }
 
-// parkFailed parks an arrival whose handler failed, unless the cursor has
-// moved meanwhile: then another process applied it.
+// parkFailed parks an arrival whose turn failed, unless the cursor has moved
+// past it meanwhile: then another process applied it. The turn of one that is
+// early failed before any handler was asked, so it counts no attempt.
 func (l *Listener) parkFailed(ctx context.Context, a *arrival, failure error) error {
 	if a.malformed != nil {
 		l.log.ErrorContext(ctx, "listener: a malformed message is dropped; it cannot be stored", "group", l.group, "stream", a.Stream, "malformed", a.malformed, "err", failure)
@@ -613,7 +614,11 @@ func (l *Listener) parkFailed(ctx context.Context, a *arrival, failure error) er
 	}
 	return l.inTurn(ctx, keysOf([]*arrival{a}), single, func(ctx context.Context, t *turn) error {
 		c := t.cursors[rowKey{a.Stream, a.Key}]
-		if c.Seq+1 != a.Sequence {
+		switch {
+		case a.Sequence <= c.Seq:
+			return nil
+		case a.Sequence > c.Seq+1:
+			t.parkEarly(c, a)
 			return nil
 		}
 		p := parkedRow{rowKey: c.rowKey, Seq: a.Sequence, Attempts: 1, Body: string(a.body), At: t.now}
