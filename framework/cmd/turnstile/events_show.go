@@ -45,10 +45,11 @@ func (f *filterFlags) add(c *cobra.Command, names ...string) {
 
 // filter is what the flags say.
 func (f *filterFlags) filter(now time.Time) (admin.Filter, error) {
-	filter, err := f.Filter, error(nil)
+	filter := f.Filter
 	if filter.Limit < 0 || filter.Sequence < 0 {
 		return filter, errors.New("a limit and a number must not be negative")
 	}
+	var err error
 	filter.Since, err = moment(f.since, now)
 	return filter, err
 }

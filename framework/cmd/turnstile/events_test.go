@@ -143,8 +143,8 @@ func shopAndWarehouse(t *testing.T) (flags []string, shop *database.DB) {
 	body := func(id string, n int) string {
 		return fmt.Sprintf(`{"specversion":"1.0","id":"%s","type":"order.placed","subject":"o1","sequence":"%d","data":{"id":"o1"}}`, id, n)
 	}
-	for name, statements := range map[string]string{
-		"shop": fmt.Sprintf(`
+	for _, service := range []struct{ name, statements string }{
+		{"shop", fmt.Sprintf(`
 INSERT INTO event_process (process, brokers, started_at, seen_at) VALUES ('shop-1', 'stan', %d, %d);
 INSERT INTO event_broker (broker, since) VALUES ('stan', %[1]d);
 INSERT INTO event_sequence (stream, key, last, at) VALUES ('orders', 'o1', 3, %[3]d), ('orders', 'o2', 1, %[4]d);
@@ -154,8 +154,8 @@ INSERT INTO event_outbox (stream, key, seq, event_id, type, body, at, sent_at) V
   ('orders', 'o1', 3, 'e3', 'order.placed', '%[8]s', %[3]d, %[3]d),
   ('orders', 'o2', 1, 'e4', 'order.placed', '{}', %[4]d, NULL);
 INSERT INTO event_scheduled (stream, key, event_id, type, due_at, body) VALUES ('orders', 'o1', 'e5', 'order.expired', %[9]d, '{}')`,
-			at(26*time.Hour), at(-time.Hour), at(time.Hour), at(time.Minute), at(25*time.Hour), body("e1", 1), body("e2", 2), body("e3", 3), at(-15*time.Minute-time.Second)),
-		"warehouse": fmt.Sprintf(`
+			at(26*time.Hour), at(-time.Hour), at(time.Hour), at(time.Minute), at(25*time.Hour), body("e1", 1), body("e2", 2), body("e3", 3), at(-15*time.Minute-time.Second))},
+		{"warehouse", fmt.Sprintf(`
 INSERT INTO event_process (process, brokers, started_at, seen_at) VALUES ('warehouse-1', 'stan', %d, %d);
 INSERT INTO event_broker (broker, since) VALUES ('stan', %[1]d);
 INSERT INTO event_subscription (grp, stream, since) VALUES ('warehouse', 'orders', %[1]d);
@@ -165,9 +165,9 @@ INSERT INTO event_journal (grp, stream, key, seq, event_id, type, applied_at) VA
 INSERT INTO event_attempt (grp, stream, key, seq, event_id, attempt, error, at) VALUES ('warehouse', 'orders', 'o1', 2, 'e2', 1, 'no such shelf', %[3]d + 2000000);
 INSERT INTO event_parked (grp, stream, key, seq, state, attempts, due_at, error, body, at) VALUES
   ('warehouse', 'orders', 'o1', 2, 'dead', 1, 0, 'no such shelf', '%[5]s', %[3]d + 1000000), ('warehouse', 'orders', 'o1', 3, 'early', 0, 0, '', '%[6]s', %[3]d + 1000000)`,
-			at(26*time.Hour), at(-time.Hour), at(time.Hour), at(25*time.Hour-20*time.Millisecond), body("e2", 2), body("e3", 3)),
+			at(26*time.Hour), at(-time.Hour), at(time.Hour), at(25*time.Hour-20*time.Millisecond), body("e2", 2), body("e3", 3))},
 	} {
-		url := "sqlite:" + filepath.Join(t.TempDir(), name+".db")
+		url := "sqlite:" + filepath.Join(t.TempDir(), service.name+".db")
 		db, err := database.New(database.Config{URL: url}, event.Migrations())
 		if err != nil {
 			t.Fatal(err)
@@ -177,13 +177,13 @@ INSERT INTO event_parked (grp, stream, key, seq, state, attempts, due_at, error,
 			t.Fatal(err)
 		}
 		err = db.InTx(t.Context(), func(tx *database.Tx) error {
-			_, err := tx.ExecContext(t.Context(), statements)
+			_, err := tx.ExecContext(t.Context(), service.statements)
 			return err
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if name == "shop" {
+		if service.name == "shop" {
 			shop = db
 		}
 		flags = append(flags, "--database", url)
@@ -261,6 +261,7 @@ func TestEventsSayWhatIsWrong(t *testing.T) {
 		"ls --state lost":                    "want scheduled, unsent or sent",
 		"ls --since yesterday":               "want how long ago, as in 90s or 36h, or a time",
 		"ls --limit -1":                      "must not be negative",
+		"parked --state poison":              "want retry, dead, early or missing",
 		"dead --kind poison":                 "want dead, gap, fork or malformed",
 		"show":                               "which event?",
 		"show e9":                            "no outbox of shop, warehouse has that event",

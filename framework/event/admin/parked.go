@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/turnstile-go/turnstile/framework/database"
@@ -25,12 +26,17 @@ type Parked struct {
 	Next     time.Time `json:"next,omitzero"`   // when the next attempt is due
 }
 
-// missing is the state of a Parked whose number has not arrived.
+// missing is the state of a number that has not arrived.
 const missing = "missing"
 
 // Parked returns the keys in which something waits, those that have waited for
 // longest first. A Filter's State is that of the number which holds the key up.
 func (l *Ledger) Parked(ctx context.Context, f Filter) ([]Parked, error) {
+	switch f.State {
+	case "", retry, dead, early, missing:
+	default:
+		return nil, fmt.Errorf("nothing is parked as %q: want %s, %s, %s or %s", f.State, retry, dead, early, missing)
+	}
 	parked, err := l.source.parked(ctx, f)
 	return parked, l.failed(ctx, "list what is parked", err)
 }

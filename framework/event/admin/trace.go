@@ -57,14 +57,11 @@ func Trace(ctx context.Context, ledgers []*Ledger, f Filter) ([]Path, error) {
 	}
 	if f.ID != "" {
 		// Its place leads to what is written without its id.
-		at, ok := Event{}, len(events) > 0
-		if ok {
-			at = events[0]
-		} else if at, ok, err = findPlace(ctx, ledgers, f.ID); err != nil {
+		var at place
+		if len(events) > 0 {
+			at = events[0].place()
+		} else if at, err = findPlace(ctx, ledgers, f.ID); err != nil {
 			return nil, err
-		}
-		if !ok {
-			return nil, unknown(ledgers)
 		}
 		places = Filter{Stream: at.Stream, Key: at.Key, Sequence: at.Sequence}
 	}
@@ -127,26 +124,26 @@ func each[T any](ctx context.Context, ledgers []*Ledger, doing string, ask func(
 }
 
 // findPlace looks for an event that no outbox has any more.
-func findPlace(ctx context.Context, ledgers []*Ledger, id string) (Event, bool, error) {
+func findPlace(ctx context.Context, ledgers []*Ledger, id string) (place, error) {
 	all, err := gatherBooks(ctx, ledgers, Filter{ID: id})
 	if err != nil {
-		return Event{}, false, err
+		return place{}, err
 	}
 	for _, b := range all {
 		for _, e := range b.Effects {
-			return Event{Stream: e.Stream, Key: e.Key, Sequence: e.Sequence}, true, nil
+			return e.place, nil
 		}
 		for _, a := range b.Attempts {
-			return Event{Stream: a.Stream, Key: a.Key, Sequence: a.Sequence}, true, nil
+			return a.place, nil
 		}
 		for _, a := range b.Aside {
-			return Event{Stream: a.Stream, Key: a.Key, Sequence: a.Sequence}, true, nil
+			return a.place, nil
 		}
 		for _, c := range b.Cursors {
-			return Event{Stream: c.Stream, Key: c.Key, Sequence: c.Applied}, true, nil
+			return place{c.Stream, c.Key, c.Applied}, nil
 		}
 	}
-	return Event{}, false, nil
+	return place{}, unknown(ledgers)
 }
 
 // tracer has the books of all ledgers, indexed by place.
@@ -206,7 +203,7 @@ func (t *tracer) paths(f Filter) []Path {
 		known[e.place()] = true
 		paths = append(paths, t.path(e))
 	}
-	if f.Type != "" || f.State != "" || !f.Since.IsZero() || f.Limit > 0 && len(paths) > 0 {
+	if f.Type != "" || f.State != "" || !f.Since.IsZero() || len(paths) > 0 && (f.Limit > 0 || f.ID != "") {
 		return paths // the books say more than was asked for
 	}
 	strange := map[place]Event{}

@@ -53,6 +53,14 @@ INSERT INTO event_attempt (grp, stream, key, seq, event_id, attempt, error, at) 
 		if err != nil || len(paths) != 3 {
 			t.Errorf("all: %v, %d paths", err, len(paths))
 		}
+		ledgers[0] = open("tickets", world["tickets"]+"INSERT INTO event_scheduled (stream, key, event_id, type, due_at, body) VALUES ('tickets', 't1', 'e9', 'expired', 9000, '')")
+		paths, err = admin.Trace(t.Context(), ledgers, admin.Filter{ID: "e9"})
+		if err != nil || len(paths) != 1 || !slices.Equal(lines(paths[0]), []string{"9000 scheduled : is due; it gets its number then"}) {
+			t.Errorf("scheduled: %v, %+v", err, paths)
+		}
+		if paths, err = admin.Trace(t.Context(), ledgers, admin.Filter{Key: "t1"}); err != nil || len(paths) != 3 || paths[2].ID != "e9" {
+			t.Errorf("with one that is scheduled: %v, %+v", err, paths)
+		}
 	})
 }
 
