@@ -65,11 +65,11 @@ func TestMove(t *testing.T) {
 	}()
 	defer func() { over(); <-done }()
 
-	awaitStep(t, ledgers, "settled")
+	awaitStep(ctx, t, f, "settled")
 	roll(ctx, t, f, "stan+jetstream")
-	awaitStep(t, ledgers, "joined")
+	awaitStep(ctx, t, f, "joined")
 	roll(ctx, t, f, fleet.JetStream)
-	awaitStep(t, ledgers, "left")
+	awaitStep(ctx, t, f, "left")
 	for _, b := range f.Brokers {
 		if b.Name == fleet.Stan {
 			if err := b.Stop(patience); err != nil {
@@ -115,7 +115,8 @@ func TestMove(t *testing.T) {
 	}
 	stats := l.Stats()
 	if stats.Failed > 0 || len(l.Surprises()) > 0 {
-		t.Errorf("%d of %d commands failed; answers that must not be given: %s", stats.Failed, stats.Commands, strings.Join(l.Surprises(), "; "))
+		t.Errorf("%d of %d commands failed: %s; answers that must not be given: %s",
+			stats.Failed, stats.Commands, strings.Join(l.Failures(), "; "), strings.Join(l.Surprises(), "; "))
 	}
 	t.Logf("moved with %d commands, %d events, %d effects: from commit to effect p50 %v, p99 %v, longest %v",
 		stats.Commands, report.Events, report.Effects, report.P50, report.P99, report.Max)
@@ -131,14 +132,14 @@ func roll(ctx context.Context, t *testing.T, f *fleet.Fleet, brokers string) {
 	}
 }
 
-// awaitStep waits until the move has come to a step from which it is safe to go on.
-func awaitStep(t *testing.T, ledgers []*admin.Ledger, step string) {
+// awaitStep waits until the command line says that the move has come to a step from which it is safe to go on.
+func awaitStep(ctx context.Context, t *testing.T, f *fleet.Fleet, step string) {
 	t.Helper()
 	eventually(t, "it is safe to go on from "+step, func() error {
-		m, err := admin.Brokers(t.Context(), ledgers, "")
-		if err == nil && (m.Step != step || !m.Safe) {
-			err = fmt.Errorf("%s: %s %v", m.Step, m.Next, m.Missing)
+		out, err := f.Events(ctx, "broker-status", "--step", step).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
 		}
-		return err
+		return nil
 	})
 }

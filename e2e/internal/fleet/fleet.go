@@ -249,6 +249,17 @@ func (f *Fleet) databaseURL(service string) string {
 // Databases are those of the services, by name. They stay open until Stop.
 func (f *Fleet) Databases() map[string]*database.DB { return f.databases }
 
+// Events returns the command `turnstile events`, given the ledgers of all services.
+func (f *Fleet) Events(ctx context.Context, args ...string) *exec.Cmd {
+	args = append([]string{"events"}, args...)
+	for _, name := range Names {
+		args = append(args, "--database", name+"="+f.databaseURL(name))
+	}
+	cmd := exec.CommandContext(ctx, f.dir("bin", "turnstile"), args...)
+	cmd.Env = environ()
+	return cmd
+}
+
 // URL is that of the gateway, which passes requests on to the services.
 func (f *Fleet) URL() string { return "http://" + f.gateway.address }
 

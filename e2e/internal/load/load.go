@@ -32,6 +32,7 @@ type Load struct {
 	stats     Stats
 	promises  invariants.Promises
 	surprises []string
+	failures  []string
 }
 
 // Stats counts commands: requests that change something.
@@ -68,6 +69,13 @@ func (l *Load) Surprises() []string {
 	return slices.Clone(l.surprises)
 }
 
+// Failures returns the first ten commands that failed, and how.
+func (l *Load) Failures() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.failures)
+}
+
 // Run has people use the application until ctx is done. Then it lets them wait for the answers that they still expect.
 func (l *Load) Run(ctx context.Context) {
 	transport := &http.Transport{MaxIdleConnsPerHost: l.people}
@@ -90,6 +98,9 @@ func (l *Load) count(what string, status int, text string, allowed []int) {
 		l.stats.Accepted++
 	case status == 0 || status >= 500:
 		l.stats.Failed++
+		if len(l.failures) < 10 {
+			l.failures = append(l.failures, fmt.Sprintf("%s at %s: %d %s", what, time.Now().UTC().Format(time.TimeOnly), status, text))
+		}
 	default:
 		l.stats.Refused++
 		if !slices.Contains(allowed, status) && len(l.surprises) < 10 {
@@ -272,7 +283,7 @@ func without(ids []string, id string) []string {
 func (p *person) command(out any, method, path string, in any, allowed ...int) int {
 	status, text, err := p.send(out, method, path, in)
 	if err != nil {
-		status = 0
+		status, text = 0, err.Error()
 	}
 	p.load.count(method+" "+path, status, text, allowed)
 	return status
