@@ -73,7 +73,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.StringVar(&broker, "broker", "stan", "message broker: stan, jetstream, or stan+jetstream for both at once")
 	flags.StringVar(&db, "db", "sqlite", "database: sqlite, or postgres for a server of our own")
 	flags.IntVar(&o.replicas, "replicas", 0, "processes of each service (default 2 with postgres, and 1 with sqlite, where more are not possible)")
-	flags.IntVar(&o.people, "people", 12, "how many people use the application at once")
+	flags.IntVar(&o.people, "people", 8, "how many people use the application at once")
 	flags.BoolVar(&o.keep, "keep", false, "keep the folder of the run, with databases and logs; it is kept anyway if something is wrong")
 	if err := flags.Parse(args); err != nil {
 		return o, err

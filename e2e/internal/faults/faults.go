@@ -141,9 +141,9 @@ func harms(f *fleet.Fleet) []harm {
 		{kind: Kill, weight: 7, targets: brokers, rest: rest, draw: kill(1500 * time.Millisecond)},
 		{kind: Pause, weight: 4, targets: brokers, rest: rest, draw: pause},
 		{kind: Wipe, weight: 5, targets: brokers, rest: rest, draw: wipe},
-		{kind: Slow, weight: 18, targets: connections, rest: rest / 2, draw: slow},
-		{kind: Cut, weight: 18, targets: connections, rest: rest / 2, draw: cut},
-		{kind: HalfOpen, weight: 16, targets: connections, rest: rest / 2, draw: halfOpen},
+		{kind: Slow, weight: 26, targets: connections, rest: rest / 2, draw: slow},
+		{kind: Cut, weight: 14, targets: connections, rest: rest / 2, draw: cut},
+		{kind: HalfOpen, weight: 12, targets: connections, rest: rest / 2, draw: halfOpen},
 	}
 	if f.Postgres != nil {
 		database := target{name: "PostgreSQL", restart: f.Postgres.Restart}
