@@ -31,7 +31,7 @@ import (
 )
 
 const (
-	window   = 4096 // publishes under way in one session
+	window   = 1024 // publishes under way in one session, few enough for a slow disk to answer in time
 	maxPings = 3    // unanswered, before the session is given up
 )
 
@@ -57,7 +57,7 @@ type Config struct {
 
 	// PublishTimeout is how long a message may stay without the server's
 	// acknowledgement before it is reported as failed.
-	PublishTimeout time.Duration `env:"JETSTREAM_PUBLISH_TIMEOUT" envDefault:"3s" doc:"how long to wait for the server to acknowledge a message"`
+	PublishTimeout time.Duration `env:"JETSTREAM_PUBLISH_TIMEOUT" envDefault:"5s" doc:"how long to wait for the server to acknowledge a message"`
 }
 
 // Broker connects to one NATS server or cluster with JetStream.
@@ -75,7 +75,7 @@ func New(cfg Config, log *slog.Logger) *Broker {
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, 7*24*time.Hour)
 	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, -1)
 	cfg.PingInterval = cmp.Or(cfg.PingInterval, time.Second)
-	cfg.PublishTimeout = cmp.Or(cfg.PublishTimeout, 3*time.Second)
+	cfg.PublishTimeout = cmp.Or(cfg.PublishTimeout, 5*time.Second)
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
