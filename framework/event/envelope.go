@@ -107,13 +107,14 @@ func decodeEnvelope(stream string, body []byte) (*envelope, error) {
 	}, nil
 }
 
-// decodeData reads the event itself into a pointer.
+// decodeData reads the event itself into a pointer. Its errors become those of
+// the handler, which name the event.
 func (e *envelope) decodeData(into any) error {
 	if len(e.Data) == 0 {
-		return fmt.Errorf("event %s (%s) has no data", e.ID, e.Type)
+		return errors.New("it has no data")
 	}
 	if err := json.Unmarshal(e.Data, into); err != nil {
-		return fmt.Errorf("decode the data of event %s (%s): %w", e.ID, e.Type, err)
+		return fmt.Errorf("decode its data: %w", err)
 	}
 	return nil
 }

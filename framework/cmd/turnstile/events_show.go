@@ -230,6 +230,7 @@ func printPath(w *table, indent string, p admin.Path) {
 	}
 	w.line("%s%s  %s %s %s  %s", indent, w.c.Text(console.Bold, cmp.Or(p.Type, "event")), p.Stream, p.Key, number, w.c.Text(console.Dim, p.ID))
 	var start time.Time
+	w.wrap = true
 	for _, s := range p.Steps {
 		at := "time not recorded"
 		switch {
@@ -479,7 +480,11 @@ func printMove(w *table, m *admin.Move) {
 	if !m.Safe {
 		verdict = w.c.Text(console.Warn, "wait")
 	}
-	w.line("%s, on the way to %s: %s", m.Step, m.To, verdict)
+	where := "on the way to"
+	if m.Step == "settled" {
+		where = "with"
+	}
+	w.line("%s, %s %s: %s", m.Step, where, m.To, verdict)
 	w.line("%s", strings.ReplaceAll(m.Next, ". ", ".\n"))
 	for _, o := range m.Missing {
 		w.line("  - %s", o.Text)

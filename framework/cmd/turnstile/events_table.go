@@ -13,14 +13,15 @@ import (
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/console"
 )
 
-// table writes for people: lines, and rows in aligned columns of which the last is cut to what the terminal has room
-// for.
+// table writes for people: lines, and rows in aligned columns of which the last is cut, or wrapped, to what the terminal
+// has room for.
 type table struct {
 	out   io.Writer
 	c     *console.Console // for colours
 	now   time.Time
 	width int
 	head  bool // the first row is a header
+	wrap  bool // the last column is wrapped, not cut
 	rows  [][]string
 	err   error
 }
@@ -72,14 +73,16 @@ func (t *table) flush() {
 	}
 	for n, row := range t.rows {
 		var b strings.Builder
-		room := t.width
-		for i, cell := range row {
-			if i < len(row)-1 {
-				b.WriteString(cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2))
-				room -= widths[i] + 2
-			} else {
-				b.WriteString(cut(cell, max(room, 16)))
-			}
+		left := 0 // characters before the last column
+		for i, cell := range row[:len(row)-1] {
+			b.WriteString(cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2))
+			left += widths[i] + 2
+		}
+		room, last := max(t.width-left, 16), row[len(row)-1]
+		if t.wrap {
+			b.WriteString(strings.Join(wrapped(last, room), "\n"+strings.Repeat(" ", left)))
+		} else {
+			b.WriteString(cut(last, room))
 		}
 		text := strings.TrimRight(b.String(), " ")
 		if n == 0 && t.head {
@@ -87,7 +90,29 @@ func (t *table) flush() {
 		}
 		t.line("%s", text)
 	}
-	t.head, t.rows = false, nil
+	t.head, t.wrap, t.rows = false, false, nil
+}
+
+// wrapped breaks a text into lines of at most so many characters, between words if they are not longer.
+func wrapped(s string, room int) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(s) {
+		switch {
+		case line == "":
+			line = word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= room:
+			line += " " + word
+			continue
+		default:
+			lines = append(lines, line)
+			line = word
+		}
+		for utf8.RuneCountInString(line) > room {
+			lines = append(lines, string([]rune(line)[:room]))
+			line = string([]rune(line)[room:])
+		}
+	}
+	return append(lines, line)
 }
 
 // cut shortens a text to one line of so many characters.

@@ -218,7 +218,7 @@ func TestEventsViews(t *testing.T) {
 		{"parked --state retry", []string{"nothing waits"}},
 		{"lag", []string{"warehouse  orders  3       2     1h00m", "warehouse  orders  o1   1        3          2          1h00m", "warehouse  orders  o2   0        1          0          1m00s"}},
 		{"audit", []string{"waiting: warehouse: orders o1 number 2 is put aside: dead after 1 attempt: no such shelf", "events=4 effects=1 skipped=0 unsent=1 scheduled=1 waiting=4 lost=0 duplicated=0 misordered=0 wrong=0 p50=20ms"}},
-		{"broker-status", []string{"settled, on the way to stan: safe\nEverybody uses stan", "shop       shop-1       stan  1d02h", "warehouse  stan    1          1d02h  nothing"}},
+		{"broker-status", []string{"settled, with stan: safe\nEverybody uses stan", "shop       shop-1       stan  1d02h", "warehouse  stan    1          1d02h  nothing"}},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			args := append(strings.Fields(test.args), flags...)
@@ -294,6 +294,20 @@ func TestEventsSayWhatIsWrong(t *testing.T) {
 		}
 		if out, err := eventsIn(t.Context(), terminal, list...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q\n%s", args, err, want, out)
+		}
+	}
+}
+
+func TestWrapped(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                       "",
+		"one two three":          "one two|three",
+		"exactly 10 and":         "exactly 10|and",
+		"a12345678901 b":         "a123456789|01 b",
+		"ab 1234567890123456789": "ab|1234567890|123456789",
+	} {
+		if got := strings.Join(wrapped(text, 10), "|"); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
 }
