@@ -18,6 +18,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework"
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/eventtest"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
 	auth "github.com/turnstile-go/turnstile/services/auth/service"
@@ -35,6 +36,7 @@ type service struct {
 	name    string
 	disk    *disk
 	process *process // running; nil while it is down
+	uses    []string // brokers, by name: of processes started from here on
 	boots   int
 	back    time.Time // when it is to be started again
 }
@@ -44,6 +46,7 @@ type service struct {
 type process struct {
 	service *service
 	name    string // orders-2
+	uses    []string
 	stop    context.CancelFunc
 	signals chan os.Signal
 	ready   chan struct{}
@@ -66,12 +69,12 @@ var (
 func (s *service) start() {
 	s.boots++
 	p := &process{
-		service: s, name: fmt.Sprintf("%s-%d", s.name, s.boots), signals: make(chan os.Signal, 2),
+		service: s, name: fmt.Sprintf("%s-%d", s.name, s.boots), uses: s.uses, signals: make(chan os.Signal, 2),
 		ready: make(chan struct{}), done: make(chan struct{}), left: -1,
 	}
 	p.rng = s.world.random(p.name)
 	s.process = p
-	s.world.note(p.name, "starts", "")
+	s.world.note(p.name, "starts", "on %v", p.uses)
 	var ctx context.Context
 	ctx, p.stop = context.WithCancel(context.Background())
 	s.world.running.Go(func() {
@@ -92,7 +95,10 @@ func (p *process) run(ctx context.Context) error {
 	if p.service.world.verbose {
 		o.Stdout = noting{p}
 	}
-	brokers := p.service.world.brokersOf(p)
+	var brokers []event.Broker
+	for _, name := range p.uses {
+		brokers = append(brokers, link{eventtest.Named(name, p.service.world.brokers[name]), p})
+	}
 	switch p.service.name {
 	case "auth":
 		return framework.Run(ctx, "auth", func(s *framework.Service, c auth.Config) error {

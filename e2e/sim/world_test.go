@@ -30,7 +30,9 @@ type world struct {
 	calm     bool          // nothing fails in this run
 
 	network  *network
-	broker   *eventtest.Broker
+	brokers  map[string]*eventtest.Broker // by name
+	uses     []string                     // what services are started with, at first
+	move     *move                        // from one broker to the other; nil for none
 	services map[string]*service
 	faults   faults
 	market   market
@@ -40,19 +42,32 @@ type world struct {
 
 	trouble  sync.Mutex
 	problems []string
+	traced   map[string]bool // keys whose events are in the history
 }
 
 func newWorld(seed uint64, disks map[string]*disk) *world {
-	w := &world{seed: seed, network: &network{hosts: map[string]*listener{}}, services: map[string]*service{}}
+	w := &world{seed: seed, network: &network{hosts: map[string]*listener{}}, services: map[string]*service{}, traced: map[string]bool{}}
 	w.history.began = time.Now()
 	w.rng = w.random("driver")
 	w.weather = drawWeather(w.rng)
 	w.window = []time.Duration{2 * time.Second, 5 * time.Second, 15 * time.Second}[w.rng.IntN(3)]
 	w.attempts = []int{3, 12}[w.rng.IntN(2)]
 	w.calm = w.weather.statement == 0 && w.weather.harm == 0
-	w.broker = eventtest.NewBroker(eventtest.Faults{})
+	w.brokers = map[string]*eventtest.Broker{}
+	for _, name := range []string{"stan", "jetstream"} {
+		w.brokers[name] = eventtest.NewBroker(eventtest.Faults{})
+	}
+	switch n := w.rng.IntN(10); {
+	case n < 6:
+		w.uses = []string{"stan"}
+	case n < 8:
+		w.uses = []string{"stan", "jetstream"}
+	default:
+		w.uses = []string{"stan"}
+		w.move = &move{begin: w.rng.IntN(20)}
+	}
 	for _, name := range names {
-		w.services[name] = &service{world: w, name: name, disk: disks[name]}
+		w.services[name] = &service{world: w, name: name, disk: disks[name], uses: w.uses}
 		if err := disks[name].empty(); err != nil {
 			w.problem("empty the disk of %s: %v", name, err)
 		}
@@ -91,17 +106,13 @@ func (w *world) environ(name string) []string {
 	}
 }
 
-func (w *world) brokersOf(p *process) []event.Broker {
-	return []event.Broker{link{w.broker, p}}
-}
-
 // run is a whole run.
 func (w *world) run() {
-	w.live()
-	w.market.waiting.Wait()
-	w.heal()
 	o := w.observe()
 	defer o.close()
+	w.live(o)
+	w.market.waiting.Wait()
+	w.heal()
 	w.rest(o)
 	w.check(o)
 	for _, name := range names {
@@ -110,7 +121,9 @@ func (w *world) run() {
 		}
 	}
 	w.running.Wait()
-	w.broker.Close()
+	for _, b := range w.brokers {
+		b.Close()
+	}
 }
 
 // source is a source of bytes for ids, which so depend on the seed.
@@ -132,20 +145,20 @@ func pick[T any](rng *rand.Rand, from []T) (one T) {
 }
 
 // live is the part of a run in which things happen.
-func (w *world) live() {
-	w.note("world", "begins", "%+v, orders last %v, %d attempts", w.weather, w.window, w.attempts)
+func (w *world) live(o *observer) {
+	w.note("world", "begins", "%+v, orders last %v, %d attempts, brokers %v, move %v", w.weather, w.window, w.attempts, w.uses, w.move != nil)
 	for _, name := range names {
 		w.services[name].start()
 	}
 	time.Sleep(100 * time.Millisecond)
 	w.faults.begin(w.weather)
-	w.broker.SetFaults(w.weather.broker)
+	w.setFaults(w.weather.broker)
 	for i := range 3 + w.rng.IntN(3) {
 		u := &user{name: string(rune('a'+i)) + "-user"}
 		w.market.users = append(w.market.users, u)
 		w.signUp(u)
 	}
-	for range 20 + w.rng.IntN(40) {
+	for step := range 20 + w.rng.IntN(40) {
 		pause := time.Duration(w.rng.Int64N(int64(300 * time.Millisecond)))
 		if w.rng.IntN(15) == 0 {
 			pause += time.Duration(w.rng.Int64N(int64(3 * time.Second)))
@@ -155,6 +168,7 @@ func (w *world) live() {
 		}
 		time.Sleep(pause + 1)
 		w.revive()
+		w.move.step(w, o, step)
 		if w.rng.IntN(100) < w.weather.harm {
 			w.harm(pick(w.rng, w.weather.kinds))
 		} else {
@@ -234,6 +248,8 @@ func (w *world) act() {
 // harm does harm of a kind.
 func (w *world) harm(kind string) {
 	s, rng := w.services[pick(w.rng, names)], w.rng
+	name := pick(rng, s.uses)
+	broker := w.brokers[name]
 	switch kind {
 	case "kill":
 		w.note(s.name, "harm", "kill")
@@ -259,26 +275,25 @@ func (w *world) harm(kind string) {
 			}
 		}
 		if rng.IntN(2) == 0 {
-			w.broker.Wipe()
+			broker.Wipe()
 		}
 	case "down":
-		for0 := time.Duration(rng.Int64N(int64(4 * time.Second)))
-		w.note("broker", "harm", "down for %v", for0)
-		w.broker.Down()
+		d := time.Duration(rng.Int64N(int64(4 * time.Second)))
+		w.note(name, "harm", "down for %v", d)
+		broker.Down()
 		w.market.waiting.Go(func() {
-			time.Sleep(for0)
-			w.broker.Up()
-			w.note("broker", "up", "")
+			time.Sleep(d)
+			w.up(name)
 		})
 	case "disconnect":
-		w.note("broker", "harm", "disconnects one")
-		w.broker.DisconnectOne(rng.IntN(4))
+		w.note(name, "harm", "disconnects one")
+		broker.DisconnectOne(rng.IntN(4))
 	case "disconnect all":
-		w.note("broker", "harm", "disconnects all")
-		w.broker.Disconnect()
+		w.note(name, "harm", "disconnects all")
+		broker.Disconnect()
 	case "wipe":
-		w.note("broker", "harm", "wipe")
-		w.broker.Wipe()
+		w.note(name, "harm", "wipe")
+		broker.Wipe()
 	case "curse":
 		t := trouble{service: s.name, text: pick(rng, curses[s.name]), chance: 1, length: time.Duration(rng.Int64N(int64(5 * time.Second)))}
 		w.note(s.name, "harm", "curse %v", t)
@@ -299,21 +314,38 @@ func (w *world) harm(kind string) {
 		}
 		s.back = time.Now().Add(d)
 	case "poison":
-		w.send(pick(rng, []string{"tickets", "orders", "payments"}), []byte(pick(rng, []string{"{", "null", `{"specversion":"1.0"}`})), &w.poison)
+		w.send(broker, pick(rng, []string{"tickets", "orders", "payments"}), []byte(pick(rng, []string{"{", "null", `{"specversion":"1.0"}`})), &w.poison)
 	case "stranger":
 		id := uuid.NewString()
 		body, _ := json.Marshal(map[string]any{
 			"specversion": "1.0", "id": id, "source": "stranger", "type": "payment.captured", "subject": id, "sequence": "1",
 			"time": time.Now().UTC(), "data": map[string]any{"id": id, "orderId": id, "amount": 1, "currency": "usd"},
 		})
-		w.send("payments", body, &w.forged)
+		w.send(broker, "payments", body, &w.forged)
 	}
 }
 
+// setFaults gives the brokers faults, each its own.
+func (w *world) setFaults(f eventtest.Faults) {
+	for _, name := range []string{"stan", "jetstream"} {
+		w.brokers[name].SetFaults(f)
+		f.Seed++
+	}
+}
+
+// up lets a broker be reached, unless it was stopped for good.
+func (w *world) up(name string) {
+	if w.move != nil && w.move.done && name == "stan" {
+		return
+	}
+	w.brokers[name].Up()
+	w.note(name, "is up", "")
+}
+
 // send publishes a message that no outbox has, and counts it.
-func (w *world) send(stream string, body []byte, count *int) {
+func (w *world) send(to event.Broker, stream string, body []byte, count *int) {
 	w.note("stranger", "sends", "%s on %s", body, stream)
-	s, err := w.broker.Connect(background)
+	s, err := to.Connect(background)
 	if err != nil {
 		return
 	}
