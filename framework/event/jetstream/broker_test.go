@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -96,19 +97,28 @@ func brokerOf(server *brokertest.Process) func(id string) event.Broker {
 	}
 }
 
-// The permissions that docs/brokers.md asks for are enough.
-func TestPermissions(t *testing.T) {
-	url := startServer(t, &natsd.Options{
+// permissions are those that docs/brokers.md asks for.
+var permissions = []string{
+	"turnstile.>", "$JS.ACK.>", "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.CREATE.*",
+	"$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.CREATE.*.*", "$JS.API.CONSUMER.MSG.NEXT.*.*",
+}
+
+// startRestricted runs a server that lets its user publish to these subjects.
+func startRestricted(t *testing.T, publish []string) (url string) {
+	t.Helper()
+	url = startServer(t, &natsd.Options{
 		JetStream: true, StoreDir: t.TempDir(),
 		Users: []*natsd.User{{Username: "ann", Password: "secret", Permissions: &natsd.Permissions{
-			Publish: &natsd.SubjectPermission{Allow: []string{
-				"turnstile.>", "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.CREATE.*",
-				"$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.CREATE.*.*", "$JS.API.CONSUMER.MSG.NEXT.*.*", "$JS.ACK.>",
-			}},
+			Publish:   &natsd.SubjectPermission{Allow: publish},
 			Subscribe: &natsd.SubjectPermission{Allow: []string{"_INBOX.>"}},
 		}}},
 	})
-	cfg := jetstream.Config{URL: strings.Replace(url, "//", "//ann:secret@", 1)}
+	return strings.Replace(url, "//", "//ann:secret@", 1)
+}
+
+// The permissions that are asked for are enough.
+func TestPermissions(t *testing.T) {
+	cfg := jetstream.Config{URL: startRestricted(t, permissions)}
 	for _, ackWait := range []time.Duration{time.Second, time.Minute} { // the second changes the consumer
 		s := connect(t, cfg)
 		in := subscribe(t, s, event.Subscription{Stream: "box.tickets", Group: "orders", AckWait: ackWait})
@@ -252,6 +262,18 @@ func TestHungServer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A subscription from which nothing comes, not even a sign of life, ends its
+// session, though server and connection are well.
+func TestStuckSubscription(t *testing.T) {
+	t.Parallel()
+	// The server drops requests for messages.
+	url := startRestricted(t, slices.DeleteFunc(slices.Clone(permissions), func(subject string) bool { return strings.Contains(subject, "NEXT") }))
+	s := connect(t, jetstream.Config{URL: url})
+	subscribed := time.Now()
+	subscribe(t, s, event.Subscription{Stream: "tickets", Group: "orders"})
+	awaitLost(t, s, subscribed)
 }
 
 // Close does not wait for a server that hangs.

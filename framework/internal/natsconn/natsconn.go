@@ -48,6 +48,9 @@ func Addresses(urls string) string {
 	var list []string
 	for part := range strings.SplitSeq(urls, ",") {
 		part = strings.TrimSpace(part)
+		if !strings.Contains(part, "://") {
+			part = "nats://" + part // as NATS reads it
+		}
 		u, err := url.Parse(part)
 		switch {
 		case err != nil:
