@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"math"
 	"net/http"
 	"sync"
 	"testing"
@@ -48,7 +47,7 @@ func TestFaults(t *testing.T) {
 			}
 			return nil
 		})
-		b.awaitQuiet(math.MaxInt64)
+		b.awaitQuiet(true)
 		events := b.check()
 		orders := b.checkApplication()
 		t.Logf("%d events, orders: %v", events, orders)

@@ -11,7 +11,6 @@ require (
 	github.com/turnstile-go/turnstile/services/orders v0.0.0
 	github.com/turnstile-go/turnstile/services/payments v0.0.0
 	github.com/turnstile-go/turnstile/services/tickets v0.0.0
-	modernc.org/sqlite v1.61.1
 )
 
 require (
@@ -94,6 +93,7 @@ require (
 	modernc.org/libc v1.79.0 // indirect
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.12.1 // indirect
+	modernc.org/sqlite v1.61.1 // indirect
 )
 
 replace github.com/turnstile-go/turnstile/framework => ../framework

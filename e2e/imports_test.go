@@ -57,7 +57,7 @@ var libraries = map[string]string{
 	"github.com/nats-io/":              `framework/(event/(stan|jetstream)(/.+)?|internal/(natsconn|filelock))`,
 	"github.com/jackc/pgx/":            `framework/database(/.+)?`,
 	"github.com/pressly/goose/":        `framework/database`,
-	"modernc.org/sqlite":               `framework/database|e2e`,
+	"modernc.org/sqlite":               `framework/database`,
 	"github.com/labstack/echo/":        `framework/web`,
 	"github.com/golang-jwt/":           `framework/web/session`,
 	"github.com/alexedwards/argon2id":  `services/auth/internal/user`,
