@@ -329,6 +329,25 @@ func TestFailedStatementFailsTheTransaction(t *testing.T) {
 	}
 }
 
+// What the ledger needs of a session is asked for, unless the URL says otherwise.
+func TestSessionSettings(t *testing.T) {
+	t.Parallel()
+	url := databasetest.PostgresURL(t)
+	for url, want := range map[string]map[string]string{
+		url: {"synchronous_commit": "on", "idle_in_transaction_session_timeout": "30s"},
+		url + "&idle_in_transaction_session_timeout=1min": {"idle_in_transaction_session_timeout": "1min"},
+	} {
+		db := open(t, url)
+		for setting, want := range want {
+			var got string
+			must(t, db.QueryRowContext(t.Context(), "SHOW "+setting).Scan(&got))
+			if got != want {
+				t.Errorf("%s is %s, want %s", setting, got, want)
+			}
+		}
+	}
+}
+
 // Of eight replicas that start on an empty database the first is cut off in the
 // middle of a migration: what it did is undone, and the others do it.
 func TestMigrationIsCutOff(t *testing.T) {

@@ -39,7 +39,7 @@ func (c *call) cut() { _, _ = c.client.Close(), c.server.Close() }
 // Link returns a new way to the server. It is closed when the test ends.
 func (s *Server) Link(t testing.TB) *Link {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "turnstile-pg-link-") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "turnstile-pg-link-") //nolint:usetesting // that of t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
