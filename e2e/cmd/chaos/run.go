@@ -1,20 +1,14 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/turnstile-go/turnstile/e2e/internal/faults"
 	"github.com/turnstile-go/turnstile/e2e/internal/fleet"
-	"github.com/turnstile-go/turnstile/e2e/internal/invariants"
 	"github.com/turnstile-go/turnstile/e2e/internal/load"
 	"github.com/turnstile-go/turnstile/framework/event/admin"
 )
@@ -30,7 +24,7 @@ var settings = []string{
 }
 
 const (
-	starting  = 2 * time.Minute  // for everything to be ready
+	starting  = 10 * time.Minute // for everything to be built and ready
 	settling  = 5 * time.Minute  // after the last fault, until everything is quiet
 	stuck     = time.Minute      // of that, without any progress
 	mending   = 15 * time.Second // of that, before an operator helps after a broker has lost its messages
@@ -78,8 +72,8 @@ type chaos struct {
 
 	mu    sync.Mutex
 	kinds map[faults.Kind]int
-	last  string    // fault
-	wiped time.Time // the first time, if ever
+	last  string // fault
+	wipes []time.Time
 }
 
 // say tells people what happens.
@@ -153,8 +147,8 @@ func (c *chaos) note(f faults.Fault) {
 	defer c.mu.Unlock()
 	c.kinds[f.Kind]++
 	c.last = f.What
-	if f.Kind == faults.Wipe && c.wiped.IsZero() {
-		c.wiped = time.Now()
+	if f.Kind == faults.Wipe {
+		c.wipes = append(c.wipes, time.Now())
 	}
 }
 
@@ -198,193 +192,4 @@ func (c *chaos) events(ctx context.Context) string {
 		sum += n
 	}
 	return fmt.Sprint(sum)
-}
-
-// settle waits until everything is quiet: every event has had its effects, and the business is settled. It returns what
-// is not, if that takes too long.
-//
-// What was sent in the last seconds before a broker lost its messages, the services send again by themselves. Whoever
-// could not listen for longer than that has lost what was sent before, and an operator has to have it sent again. If
-// nothing arrives any more, not everything has arrived, and a broker has lost its messages, we are that operator.
-func (c *chaos) settle(ctx context.Context) error {
-	began := time.Now()
-	told, moved, helped, last := began, began, false, ""
-	for {
-		asked := time.Now()
-		report, business, err := c.look(ctx)
-		now, what := err, ""
-		if err == nil {
-			if what = restless(report, business); what == "" {
-				c.say("quiet after %v", time.Since(began).Round(100*time.Millisecond))
-				return nil
-			}
-			now = fmt.Errorf("not quiet: %s%s", what, waiting(report))
-		}
-		if what != last {
-			last, moved = what, time.Now()
-		}
-		if time.Since(told) > reporting {
-			told = time.Now()
-			c.say("not quiet: %s", cmp.Or(what, fmt.Sprint(err)))
-		}
-		switch {
-		case time.Since(began) > settling || time.Since(moved) > stuck:
-			return fmt.Errorf("after %v, and %v without progress: %w", time.Since(began).Round(time.Second), time.Since(moved).Round(time.Second), now)
-		case !helped && !c.wiped.IsZero() && time.Since(moved) > mending:
-			helped = true
-			c.replay(ctx)
-		}
-		time.Sleep(max(500*time.Millisecond, time.Since(asked))) // so that looking takes at most half of a processor
-	}
-}
-
-// restless says what is not quiet, in numbers; nothing if all is.
-func restless(report *admin.Report, business *invariants.Report) string {
-	open, unsettled := business.Orders["created"], business.Count(invariants.Unsettled)
-	if report.Quiet() && open == 0 && unsettled == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d events unsent, %d scheduled, %d effects waiting, %d orders open, %d things unsettled",
-		report.Unsent, report.Scheduled, len(report.Waiting), open, unsettled)
-}
-
-// waiting lists the effects that have not come.
-func waiting(report *admin.Report) string {
-	text := ""
-	for i, f := range report.Waiting {
-		if i == 20 {
-			return text + "\n  …"
-		}
-		text += "\n  " + f.Text
-	}
-	return text
-}
-
-// look reads what the databases say. Everything is quiet or it is not: both halves are of about the same time.
-func (c *chaos) look(ctx context.Context) (*admin.Report, *invariants.Report, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	report, err := admin.Audit(ctx, c.ledgers, time.Time{})
-	if err != nil {
-		return nil, nil, err
-	}
-	business, err := invariants.Check(ctx, c.application(), time.Now())
-	return report, business, err
-}
-
-func (c *chaos) application() invariants.Application {
-	dbs := c.fleet.Databases()
-	return invariants.Application{Auth: dbs["auth"], Orders: dbs["orders"], Payments: dbs["payments"], Tickets: dbs["tickets"]}
-}
-
-// margin is how long before a broker loses its messages some may have been sent that nobody has got.
-const margin = time.Minute
-
-// replay does what an operator does after a broker has lost its messages: turnstile events replay.
-func (c *chaos) replay(ctx context.Context) {
-	since := c.wiped.Add(-margin)
-	c.say("a broker was wiped, and not everything arrives by itself. As an operator would, we replay all since %s", since.Format(time.TimeOnly))
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for _, l := range c.ledgers {
-		events, err := l.Events(ctx, admin.Filter{Since: since})
-		if err != nil {
-			c.say("%v", err)
-			continue
-		}
-		streams := map[string]bool{}
-		for _, e := range events {
-			streams[e.Stream] = true
-		}
-		for _, stream := range slices.Sorted(maps.Keys(streams)) {
-			p, err := l.Replay(ctx, admin.Filter{Stream: stream, Since: since}, nil)
-			if err != nil {
-				c.say("%v", err)
-				continue
-			}
-			c.say("%d events of %s were sent again", p.Marked, stream)
-		}
-	}
-}
-
-// check compares everything, and returns the last line. An error says what is wrong, with the history of the events.
-func (c *chaos) check(ctx context.Context, unsettled error) (line string, err error) {
-	report, business, err := c.look(ctx)
-	if err != nil {
-		return "", errors.Join(err, unsettled)
-	}
-	broken, err := invariants.CheckPromises(ctx, c.application(), c.load.Promises())
-	if err != nil {
-		return "", err
-	}
-	s := c.load.Stats()
-	c.say("commands: %d, %s; orders: %v", s.Commands, shares(s), business.Orders)
-	c.say("faults: %v", c.kinds)
-	c.say("effects: %d, p50 %v, p99 %v from commit", report.Effects, report.P50.Round(time.Millisecond), report.P99.Round(time.Millisecond))
-
-	wrong := slices.Concat(business.Violations, broken)
-	business.Violations = wrong
-	lost := len(report.Lost) + len(report.Waiting) + business.Count(invariants.Lost)
-	other := len(report.Other) + business.Count(invariants.Divergent) + len(c.load.Surprises())
-	ok := unsettled == nil && report.OK() && len(wrong) == 0 && len(c.load.Surprises()) == 0
-	verdict := "ok"
-	if !ok {
-		verdict = "failed"
-	}
-	line = fmt.Sprintf("chaos: %s faults=%d commands=%d events=%d lost=%d duplicated=%d misordered=%d doublesold=%d unsettled=%d",
-		verdict, c.faults(), s.Commands, report.Events, lost, len(report.Duplicated), len(report.Misordered),
-		business.Count(invariants.DoubleSold), business.Count(invariants.Unsettled)+business.Orders["created"])
-	if ok {
-		return line, nil
-	}
-	line += fmt.Sprintf(" other=%d", other)
-	return line, errors.Join(unsettled, c.explain(ctx, report, wrong))
-}
-
-// explain says what was found, with the whole history of what it was found in.
-func (c *chaos) explain(ctx context.Context, report *admin.Report, wrong []invariants.Violation) error {
-	var errs []error
-	for _, of := range []struct {
-		sort     string
-		findings []admin.Finding
-	}{{"lost", report.Lost}, {"not arrived", report.Waiting}, {"duplicated", report.Duplicated}, {"misordered", report.Misordered}, {"wrong", report.Other}} {
-		for _, f := range of.findings {
-			text := of.sort + ": " + f.Text
-			if f.Path != nil {
-				text += history([]admin.Path{*f.Path})
-			}
-			errs = append(errs, errors.New(text))
-		}
-	}
-	for _, v := range wrong {
-		text := v.String()
-		paths, err := admin.Trace(ctx, c.ledgers, admin.Filter{Stream: v.Stream, Key: v.Key})
-		if err != nil {
-			text += "\n  " + err.Error()
-		}
-		errs = append(errs, errors.New(text+history(paths)))
-	}
-	for _, s := range c.load.Surprises() {
-		errs = append(errs, errors.New("surprising: "+s))
-	}
-	return errors.Join(errs...)
-}
-
-// history is what is known of events, line by line.
-func history(paths []admin.Path) string {
-	var b strings.Builder
-	for _, p := range paths {
-		fmt.Fprintf(&b, "\n  %s %s number %d: %s %s of %s", p.Stream, p.Key, p.Sequence, p.Type, p.ID, p.Service)
-		for _, s := range p.Steps {
-			at := strings.Repeat(" ", len("15:04:05.000"))
-			if !s.At.IsZero() {
-				at = s.At.UTC().Format("15:04:05.000")
-			}
-			fmt.Fprintf(&b, "\n    %s %-9s %-9s %s", at, cmp.Or(s.Group, s.Service), s.What, s.Text)
-		}
-		for _, g := range p.Groups {
-			fmt.Fprintf(&b, "\n    %12s %-9s %-9s %s", "now", g.Group, g.State, g.Text)
-		}
-	}
-	return b.String()
 }
