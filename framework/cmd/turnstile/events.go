@@ -43,8 +43,9 @@ type eventsFlags struct {
 	now                        func() time.Time
 }
 
-func eventsCommand() *cobra.Command {
-	f := &eventsFlags{now: time.Now}
+func eventsCommand() *cobra.Command { return (&eventsFlags{now: time.Now}).command() }
+
+func (f *eventsFlags) command() *cobra.Command {
 	c := &cobra.Command{Use: "events", Short: "See what became of events, and mend what holds them up", Long: eventsHelp}
 	c.PersistentFlags().StringArrayVar(&f.databases, "database", nil, "a service's database; may be repeated")
 	c.PersistentFlags().StringArrayVar(&f.ports, "admin", nil, "a running service's admin port; may be repeated")
