@@ -141,7 +141,7 @@ func TestSwallow(t *testing.T) {
 
 func TestUnixSocket(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "link-") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "link-") //nolint:usetesting // t.TempDir is too long for a socket
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	l := open(t, echo(t, "unix", filepath.Join(dir, "socket")))

@@ -55,7 +55,7 @@ func (p *Program) Start() error {
 	}
 	defer log.Close()
 	cmd := exec.Command(p.Path, p.Args...)
-	cmd.Dir, cmd.Env = p.Dir, append(p.Env, "READY_FILE="+p.readyFile())
+	cmd.Dir, cmd.Env = p.Dir, slices.Concat(p.Env, []string{"READY_FILE=" + p.readyFile()})
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = attributes()
 	started := make(chan error)
