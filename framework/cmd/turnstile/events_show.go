@@ -370,7 +370,7 @@ func (f *eventsFlags) lagCommand() *cobra.Command {
 			return pointer(admin.Lag(cmd.Context(), ledgers, filter))
 		}, func(w *table, lags *[]admin.GroupLag) {
 			if len(*lags) == 0 {
-				w.line("no group listens to a stream of %s", "these services")
+				w.line("no group listens to a stream of these services")
 				return
 			}
 			w.header("GROUP", "STREAM", "BEHIND", "KEYS", "OLDEST")

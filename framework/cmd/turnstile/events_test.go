@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/admin"
 	"github.com/turnstile-go/turnstile/framework/event/eventtest"
@@ -449,5 +450,28 @@ func TestEventsOfAWorkspace(t *testing.T) {
 	}
 	if _, err := events(t, "", "ls", "--service", "bank"); err == nil || !strings.Contains(err.Error(), "has 'turnstile dev' run it?") {
 		t.Errorf("a service that has not run: %v", err)
+	}
+}
+
+// PostgreSQL's databases are ledgers like SQLite's.
+func TestEventsOnPostgres(t *testing.T) {
+	url := databasetest.PostgresURL(t)
+	if _, err := events(t, "", "ls", "--database", "shop="+url); err == nil || !strings.Contains(err.Error(), "list the events in the ledger of shop") || !strings.Contains(err.Error(), "it is no ledger") {
+		t.Errorf("of an empty database: %v", err)
+	}
+	db, err := database.New(database.Config{URL: url}, event.Migrations())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{
+		"ls": "no events\n", "dead": "no dead letters\n", "parked": "nothing waits\n", "lag": "no group listens to a stream of these services\n",
+	} {
+		if out, err := events(t, "", args, "--database", "shop="+url); err != nil || out != want {
+			t.Errorf("%s: %v\n%s", args, err, out)
+		}
 	}
 }

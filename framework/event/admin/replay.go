@@ -24,6 +24,9 @@ const replayChunk = 1000
 // replayPoll is how often a replay looks whether the outbox is drained.
 const replayPoll = 100 * time.Millisecond
 
+// replayStep is how long one step of a replay may take.
+const replayStep = time.Minute
+
 // Replay has a service send again what it committed to the Filter's Stream, and
 // Key if that is set, since Filter.Since: to repair a broker that has lost it.
 // Groups that had it already drop it as duplicates. It puts events back into
@@ -47,7 +50,16 @@ func (l *Ledger) Replay(ctx context.Context, f Filter, progress func(Progress)) 
 		}
 		return p, l.failed(ctx, "replay "+f.Stream, err)
 	}
-	c, err := l.replay(ctx, chunk{Stream: f.Stream, Key: f.Key, Since: f.Since})
+	// What is marked must be counted, so a step is not interrupted.
+	step := func(c chunk) (chunk, error) {
+		if ctx.Err() != nil {
+			return c, ctx.Err()
+		}
+		whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), replayStep)
+		defer cancel()
+		return l.replay(whole, c)
+	}
+	c, err := step(chunk{Stream: f.Stream, Key: f.Key, Since: f.Since})
 	if err != nil {
 		return fail(err)
 	}
@@ -58,7 +70,7 @@ func (l *Ledger) Replay(ctx context.Context, f Filter, progress func(Progress)) 
 	progress(p)
 	for p.Marked < p.Total {
 		c.Limit = replayChunk
-		if c, err = l.replay(ctx, c); err != nil {
+		if c, err = step(c); err != nil {
 			return fail(err)
 		}
 		if c.Marked == 0 {
@@ -76,7 +88,7 @@ func (l *Ledger) Replay(ctx context.Context, f Filter, progress func(Progress)) 
 				return fail(nil)
 			}
 			c.Limit = 0
-			if c, err = l.replay(ctx, c); err != nil {
+			if c, err = step(c); err != nil {
 				return fail(err)
 			}
 		}
