@@ -94,7 +94,8 @@
 //   - /livez is 200 as long as the process answers. It never depends on anything else.
 //   - /startupz is 503 until the service has once been ready, and then 200 for ever.
 //   - /readyz is 200 while the service can do its work, and 503 otherwise. Both name every check.
-//   - /metrics is what is measured, in the Prometheus format; /debug/describe and /debug/pprof/ are for people.
+//   - /metrics is what is measured, in the Prometheus format; /debug/describe and /debug/pprof/ are for people,
+//     and so are the pages that parts add (Debug), by which operators may change things.
 //
 // Then the parts are started, in the order in which they were added. One whose dependency is away is tried again
 // until it succeeds. When all have been started all run, and when every check is fine the service is ready: it logs
