@@ -17,8 +17,7 @@ import (
 //
 // What was sent in the last seconds before a broker lost its messages, the services send again by themselves. Whoever
 // could not listen for longer than that has lost what was sent before, and an operator has to have it sent again. If
-// nothing arrives any more, and all that keys wait for was committed before a broker lost its messages, we are that
-// operator.
+// nothing arrives any more, and all that keys wait for is that old, we are that operator.
 func (c *chaos) settle(ctx context.Context) error {
 	began := time.Now()
 	told, moved, helped, last := began, began, false, ""
@@ -75,11 +74,17 @@ func waiting(report *admin.Report) string {
 	return text
 }
 
-// margin is how long before a broker loses its messages some may have been sent that nobody has got.
-const margin = time.Minute
+const (
+	// resent is how long before a broker loses its messages those were sent, at least, that the services send again by
+	// themselves. They look back for 30 seconds from when they notice; that may be as late as half of it.
+	resent = 15 * time.Second
+
+	// margin is how long before a broker loses its messages those were committed, at most, that may not have arrived.
+	margin = time.Minute
+)
 
 // replay does what an operator does after a broker has lost its messages: turnstile events replay. It refuses to if a
-// key waits for an event that was committed after that: a wipe is no excuse for it.
+// key waits for an event that the services should have sent again: that is not for operators to mend.
 func (c *chaos) replay(ctx context.Context, report *admin.Report) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -107,8 +112,9 @@ func (c *chaos) replay(ctx context.Context, report *admin.Report) error {
 		}
 	}
 	for lane, head := range heads {
-		if at := committed[place{lane[1], lane[2], head}]; at.After(c.wipes[len(c.wipes)-1]) {
-			return fmt.Errorf("%s waits for %s %s number %d, which was committed after the last wipe", lane[0], lane[1], lane[2], head)
+		if at := committed[place{lane[1], lane[2], head}]; at.After(c.wipes[len(c.wipes)-1].Add(-resent)) {
+			return fmt.Errorf("%s waits for %s %s number %d, which should have been sent again: it was committed at %s, and the last wipe was at %s",
+				lane[0], lane[1], lane[2], head, at.Format(time.TimeOnly), c.wipes[len(c.wipes)-1].Format(time.TimeOnly))
 		}
 	}
 	since := c.wipes[0].Add(-margin)
