@@ -1,6 +1,7 @@
 package event_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/eventtest"
 )
 
 // marked returns the values of the events that are marked sent, in order.
@@ -127,5 +129,59 @@ func TestRelaysShareTheWork(t *testing.T) {
 	}
 	if n := len(slow.current().published) + len(fast.current().published); n != 0 {
 		t.Errorf("%d were sent twice", n)
+	}
+}
+
+// While one process has sent again what a broker missed, another marks an event
+// that this broker does not get either: it is not forgotten over that.
+func TestMissedEventsAreNotForgotten(t *testing.T) {
+	url := databasetest.PostgresURL(t)
+	db, _ := openSpied(t, url)
+	repairing, log := openLogged(t, url)
+	o := event.NewOutbox(db, "front", ping{})
+	one, two := &hand{answers: true}, &hand{answers: true}
+	run(t, event.NewClient(quick, o, nil, event.Telemetry{}, eventtest.Named("one", one)))
+	run(t, event.NewClient(quick, event.NewOutbox(repairing, "front", ping{}), nil, event.Telemetry{}, eventtest.Named("two", two)))
+	eventually(t, "both sessions", func() bool { return one.current() != nil && two.current() != nil })
+	eventually(t, "both brokers on record", func() bool { return count(t.Context(), db, "event_broker WHERE missing_since IS NULL") == 2 })
+
+	repaired := make(chan struct{})
+	log.callBefore("UPDATE event_broker SET missing_since = NULL", func() {
+		defer close(repaired)
+		publish(t, db, o, ping{"late", 1})
+		// The other process sends it, and waits for the repair with its mark;
+		// or does not, and marks it.
+		eventually(t, "the late event", func() bool {
+			return count(t.Context(), db, "event_outbox WHERE key = 'late' AND sent_at IS NOT NULL") > 0 ||
+				count(t.Context(), db, "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") > 0
+		})
+	})
+	early := 0
+	eventually(t, "a repair of the second broker", func() bool {
+		select {
+		case <-repaired:
+			return true
+		default:
+			// What the first process sends, the second broker misses.
+			if early < 20 {
+				publish(t, db, o, ping{"early", early})
+				early++
+			}
+			return false
+		}
+	})
+	for broker, h := range map[string]*hand{"one": one, "two": two} {
+		missing := map[string]bool{"late 1": true}
+		for value := range early {
+			missing[fmt.Sprint("early ", value)] = true
+		}
+		for len(missing) > 0 {
+			var e struct{ Data ping }
+			p := receive(t, h.current().published, fmt.Sprintf("%d events at broker %s, such as late 1: %v", len(missing), broker, missing["late 1"]))
+			if err := json.Unmarshal(p.body, &e); err != nil {
+				t.Fatal(err)
+			}
+			delete(missing, fmt.Sprint(e.Data.Key, " ", e.Data.Value))
+		}
 	}
 }
