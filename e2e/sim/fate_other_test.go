@@ -4,6 +4,5 @@ package sim
 
 import "os/exec"
 
-// startFated starts a process. On this system its runtime draws chance from the kernel, and a run of a seed can differ
-// from another.
-func startFated(cmd *exec.Cmd, _ uint64) error { return cmd.Start() }
+// startFated starts a process. On this system a seed can go another way each time that it is run.
+func startFated(cmd *exec.Cmd, _ uint64) (ended func(), err error) { return func() {}, cmd.Start() }

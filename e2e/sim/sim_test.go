@@ -174,13 +174,14 @@ func runJob(t *testing.T, j job, failures *atomic.Int32) {
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = in, in
-	err = startFated(cmd, j.Start)
+	ended, err := startFated(cmd, j.Start)
 	_ = in.Close() // it is the worker's
 	if err != nil {
 		t.Errorf("start a worker: %v", err)
 		return
 	}
 	said := read(t, out, j, failures)
+	ended()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("seeds %d to %d: the worker has died: %v\n%s", j.From, j.To-1, err, said)
 	}
