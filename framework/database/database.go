@@ -7,6 +7,10 @@
 // and after it (waking the relay) hangs on its end.
 //
 // SQL is written in the subset that both databases share, with $1 placeholders.
+//
+// A DB survives its server: when that restarts, or another takes over, what is
+// under way fails ([Away]), and what comes after finds the server that is there.
+// Processes on one PostgreSQL wake each other with [DB.Notify] and [DB.Listen].
 package database
 
 import (
@@ -17,6 +21,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,8 +34,9 @@ import (
 // Config says which database to open.
 type Config struct {
 	// URL is postgres://user:password@host/name, sqlite:path/to/file, or
-	// sqlite::memory: for one that lives as long as its DB. With several hosts,
-	// postgres://…@one,two/name, it is the one that takes writes.
+	// sqlite::memory: for one that lives as long as its DB. Of several hosts,
+	// postgres://…@one,two/name, the one that takes writes is used, unless
+	// target_session_attrs says otherwise.
 	URL string `env:"DATABASE_URL,required" doc:"postgres://user:password@host/name or sqlite:path/to/file" example:"sqlite:data/service.db" secret:"true"`
 
 	// MaxConns bounds the connections to PostgreSQL. Zero means 10.
@@ -99,8 +105,8 @@ func New(cfg Config, migrations ...Migrations) (*DB, error) {
 			pc.ConnectTimeout = 5 * time.Second
 		}
 		pc.DialFunc = dial
-		if len(pc.Fallbacks) > 0 && pc.ValidateConnect == nil {
-			// Of several hosts, those that only follow are of no use.
+		if hasSeveralHosts(pc) && !strings.Contains(cfg.URL, "target_session_attrs") {
+			// Those that only follow are of no use.
 			pc.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 		}
 		db.dialect, db.postgres = Postgres, pc
@@ -161,6 +167,12 @@ func openSQLite(dsn string, wrap func(driver.Connector) driver.Connector, conns 
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
 	return pool, nil
+}
+
+// hasSeveralHosts reports whether there is more than one server to connect to:
+// the same one is there twice if it is tried with TLS and without.
+func hasSeveralHosts(pc *pgx.ConnConfig) bool {
+	return slices.ContainsFunc(pc.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != pc.Host || f.Port != pc.Port })
 }
 
 func setDefault(m map[string]string, k, v string) {

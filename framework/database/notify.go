@@ -10,6 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// notifyTimeout bounds how long a hint may hold up who gives it.
+const notifyTimeout = 5 * time.Second
+
 // The listening connection is silent for most of the time, so that it is asked
 // now and then whether its server is still there.
 const (
@@ -20,7 +23,7 @@ const (
 
 // Notify tells everyone who listens on the channel, in whichever process. It is
 // a hint, not a delivery: who is not connected at that moment never hears it.
-// It does nothing on SQLite, where there is one process.
+// It gives up after 5 s. It does nothing on SQLite, where there is one process.
 //
 // The statement is a transaction of its own. PostgreSQL orders notifications by
 // a lock on the whole database that a transaction takes at its commit: as a part
@@ -29,7 +32,11 @@ func (db *DB) Notify(ctx context.Context, channel, payload string) error {
 	if db.dialect != Postgres {
 		return nil
 	}
-	if _, err := db.write.ExecContext(ctx, "SELECT pg_notify($1, $2)", channel, payload); err != nil {
+	err := within(ctx, notifyTimeout, func(ctx context.Context) error {
+		_, err := db.write.ExecContext(ctx, "SELECT pg_notify($1, $2)", channel, payload)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("database: notify %s: %w", channel, err)
 	}
 	return nil
