@@ -17,7 +17,7 @@ func (w *world) heal() {
 	w.note("world", "heals", "")
 	w.faults.end()
 	w.setFaults(eventtest.Faults{})
-	for _, name := range []string{"stan", "jetstream"} {
+	for _, name := range brokerNames {
 		w.up(name)
 	}
 	for _, name := range names {

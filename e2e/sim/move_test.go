@@ -15,6 +15,9 @@ type move struct {
 	why   string // it is not done
 }
 
+// brokerNames are the brokers that there are.
+var brokerNames = []string{"stan", "jetstream"}
+
 // way is what a service uses from stage to stage.
 var way = [][]string{{"stan"}, {"stan", "jetstream"}, {"jetstream"}}
 

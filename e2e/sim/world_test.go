@@ -26,6 +26,7 @@ type world struct {
 	verbose  bool       // what the services log is noted, too
 	weather  weather
 	window   time.Duration // of an order
+	late     time.Duration // after which the payment provider answers to tok_timeout
 	attempts int           // at an event
 	calm     bool          // nothing fails in this run
 
@@ -40,7 +41,7 @@ type world struct {
 	poison   int // messages that are no events
 	forged   int // events of no producer
 
-	trouble  sync.Mutex
+	finding  sync.Mutex // guards problems
 	problems []string
 	traced   map[string]bool // keys whose events are in the history
 }
@@ -52,9 +53,10 @@ func newWorld(seed uint64, disks map[string]*disk) *world {
 	w.weather = drawWeather(w.rng)
 	w.window = []time.Duration{2 * time.Second, 5 * time.Second, 15 * time.Second}[w.rng.IntN(3)]
 	w.attempts = []int{3, 12}[w.rng.IntN(2)]
+	w.late = []time.Duration{time.Second, time.Second, 4 * time.Second}[w.random("late").IntN(3)] // 3 s are waited for it
 	w.calm = w.weather.statement == 0 && w.weather.harm == 0
 	w.brokers = map[string]*eventtest.Broker{}
-	for _, name := range []string{"stan", "jetstream"} {
+	for _, name := range brokerNames {
 		w.brokers[name] = eventtest.NewBroker(eventtest.Faults{})
 	}
 	switch n := w.rng.IntN(10); {
@@ -83,8 +85,8 @@ func (w *world) random(purpose string) *rand.Rand {
 }
 
 func (w *world) problem(format string, args ...any) {
-	w.trouble.Lock()
-	defer w.trouble.Unlock()
+	w.finding.Lock()
+	defer w.finding.Unlock()
 	text := fmt.Sprintf(format, args...)
 	w.problems = append(w.problems, text)
 	w.note("check", "finds", "%s", text)
@@ -100,7 +102,7 @@ func (w *world) environ(name string) []string {
 		"SESSION_JWKS_URL=http://auth/.well-known/jwks.json", "POD_NAME=" + name,
 		"DRAIN_DELAY=0s", "LOG_LEVEL=" + level, "LOG_FORMAT=text", "EVENT_JOURNAL=true", "EVENT_DRAIN_TIMEOUT=1s",
 		"EVENT_ACK_WAIT=3s", "EVENT_RETRY_FIRST=50ms", "EVENT_RETRY_MOST=2s", fmt.Sprintf("EVENT_ATTEMPTS=%d", w.attempts),
-		fmt.Sprintf("ORDER_EXPIRATION=%s", w.window), "PAYMENT_RECOVERY=1s", "PAYMENT_TIMEOUT=3s", "SANDBOX_DELAY=1s",
+		fmt.Sprintf("ORDER_EXPIRATION=%s", w.window), "PAYMENT_RECOVERY=1s", "PAYMENT_TIMEOUT=3s", fmt.Sprintf("SANDBOX_DELAY=%s", w.late),
 		// Hashing is made cheap: what it costs is not what is tested.
 		"PASSWORD_MEMORY=8", "PASSWORD_ITERATIONS=1", "PASSWORD_AT_ONCE=4",
 	}
@@ -327,7 +329,7 @@ func (w *world) harm(kind string) {
 
 // setFaults gives the brokers faults, each its own.
 func (w *world) setFaults(f eventtest.Faults) {
-	for _, name := range []string{"stan", "jetstream"} {
+	for _, name := range brokerNames {
 		w.brokers[name].SetFaults(f)
 		f.Seed++
 	}
