@@ -39,6 +39,7 @@ func run(ctx context.Context, o options) int {
 		return 1
 	}
 	c := &chaos{options: o, began: time.Now()}
+	c.say("everything is in %s", dir)
 	line, err := c.run(ctx, dir)
 	keep := o.keep || err != nil
 	if !keep {
@@ -47,7 +48,7 @@ func run(ctx context.Context, o options) int {
 		}
 	}
 	if keep {
-		c.say("databases, messages and logs are kept in %s", dir)
+		c.say("databases, messages and logs are kept there")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
