@@ -566,7 +566,7 @@ func (w *world) positions(ctx context.Context, s side) (last, applied string) {
 	list := func(db *database.DB, q string, args ...any) string {
 		rows, err := db.QueryContext(ctx, q, args...)
 		if err != nil {
-			return err.Error()
+			return q + err.Error() // not the same on both sides
 		}
 		defer rows.Close()
 		var b strings.Builder
@@ -574,9 +574,12 @@ func (w *world) positions(ctx context.Context, s side) (last, applied string) {
 			var key string
 			var seq int64
 			if err := rows.Scan(&key, &seq); err != nil {
-				return err.Error()
+				return q + err.Error()
 			}
 			fmt.Fprintf(&b, "%s:%d ", key, seq)
+		}
+		if err := rows.Err(); err != nil {
+			return q + err.Error()
 		}
 		return b.String()
 	}

@@ -355,6 +355,9 @@ func TestScheduledEvents(t *testing.T) {
 				t.Errorf("%d was due at %v and is published at %v", e.Data.Value, d, e.Time)
 			}
 		}
+		if err := rows.Err(); err != nil {
+			t.Error(err)
+		}
 		if n := count(ctx, db, "event_scheduled"); n != 0 {
 			t.Errorf("%d events are still scheduled", n)
 		}
