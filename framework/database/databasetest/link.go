@@ -12,7 +12,6 @@ import (
 
 // Link is a way to a server that can be cut.
 type Link struct {
-	server   *Server
 	dir      string
 	listener net.Listener
 	running  sync.WaitGroup
@@ -44,7 +43,7 @@ func (s *Server) Link(t testing.TB) *Link {
 		t.Fatal(err)
 	}
 	const socket = ".s.PGSQL.5432"
-	l := &Link{server: s, dir: dir, calls: map[*call]bool{}}
+	l := &Link{dir: dir, calls: map[*call]bool{}}
 	if l.listener, err = net.Listen("unix", filepath.Join(dir, socket)); err != nil {
 		t.Fatal(err)
 	}

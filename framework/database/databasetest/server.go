@@ -37,8 +37,9 @@ type Server struct {
 
 // NewServer makes and starts a server whose databases and log are in the folder
 // dir, which it creates, or takes over if it is there and empty. Its path must
-// be short enough for a Unix socket. If dir is empty the server has a folder of
-// its own somewhere, which is removed at the end.
+// be short enough for a Unix socket, and, as PostgreSQL does not run as root,
+// open to the user postgres if this process does. If dir is empty the server has
+// a folder of its own somewhere, which is removed at the end.
 //
 // The server ends with Stop, or with the process.
 func NewServer(dir string) (*Server, error) {

@@ -2,6 +2,8 @@ package databasetest_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -65,4 +67,36 @@ func TestServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(s.URL("shop", standby))
+}
+
+// A folder that somebody chose is theirs: it stays, with what the server said.
+func TestServerInAFolder(t *testing.T) {
+	t.Parallel()
+	databasetest.PostgresURL(t)        // skips where there is no PostgreSQL
+	dir, err := os.MkdirTemp("", "pg") //nolint:usetesting // that of t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	s, err := databasetest.NewServer(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := database.New(database.Config{URL: s.URL("postgres")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Start(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "log")); err != nil {
+		t.Error(err)
+	}
+	if db.Ready()["database"] == nil {
+		t.Error("the server was stopped and answers")
+	}
 }
