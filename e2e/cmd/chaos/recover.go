@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/turnstile-go/turnstile/e2e/internal/invariants"
@@ -27,6 +28,9 @@ func (c *chaos) settle(ctx context.Context) error {
 		now, what := err, ""
 		if err == nil {
 			if what = restless(report, business); what == "" {
+				what = strings.Join(c.fleet.Ailing(ctx), "; ")
+			}
+			if what == "" {
 				c.say("quiet after %v", time.Since(began).Round(100*time.Millisecond))
 				return nil
 			}

@@ -56,13 +56,16 @@ func (c *chaos) check(ctx context.Context, unsettled error) (line string, err er
 	}
 	line = fmt.Sprintf("chaos: %s faults=%d commands=%d events=%d lost=%d duplicated=%d misordered=%d doublesold=%d unsettled=%d",
 		verdict, c.faults(), s.Commands, report.Events, lost, len(report.Duplicated), len(report.Misordered),
-		business.Count(invariants.DoubleSold), business.Count(invariants.Unsettled)+business.Orders["created"])
+		business.Count(invariants.DoubleSold), max(business.Count(invariants.Unsettled), business.Orders["created"]))
 	if ok {
 		return line, nil
 	}
 	line += fmt.Sprintf(" other=%d", other)
 	return line, errors.Join(unsettled, c.explain(ctx, report, wrong))
 }
+
+// most is how many findings of a sort are explained.
+const most = 20
 
 // explain says what was found, with the whole history of what it was found in.
 func (c *chaos) explain(ctx context.Context, report *admin.Report, wrong []invariants.Violation) error {
@@ -71,7 +74,11 @@ func (c *chaos) explain(ctx context.Context, report *admin.Report, wrong []invar
 		sort     string
 		findings []admin.Finding
 	}{{"lost", report.Lost}, {"not arrived", report.Waiting}, {"duplicated", report.Duplicated}, {"misordered", report.Misordered}, {"wrong", report.Other}} {
-		for _, f := range of.findings {
+		for i, f := range of.findings {
+			if i == most {
+				errs = append(errs, fmt.Errorf("%s: %d more", of.sort, len(of.findings)-most))
+				break
+			}
 			text := of.sort + ": " + f.Text
 			if f.Path != nil {
 				text += history([]admin.Path{*f.Path})
@@ -79,7 +86,11 @@ func (c *chaos) explain(ctx context.Context, report *admin.Report, wrong []invar
 			errs = append(errs, errors.New(text))
 		}
 	}
-	for _, v := range wrong {
+	for i, v := range wrong {
+		if i == most {
+			errs = append(errs, fmt.Errorf("and %d more", len(wrong)-most))
+			break
+		}
 		text := v.String()
 		paths, err := admin.Trace(ctx, c.ledgers, admin.Filter{Stream: v.Stream, Key: v.Key})
 		if err != nil {

@@ -5,10 +5,13 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -334,6 +337,43 @@ func (f *Fleet) AwaitReady(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// Ailing returns what services say that is not in order with them just now, such as a broker that is away.
+func (f *Fleet) Ailing(ctx context.Context) (ailing []string) {
+	for _, s := range f.Services {
+		if what := s.ails(ctx); what != "" {
+			ailing = append(ailing, s.Name+": "+what)
+		}
+	}
+	return ailing
+}
+
+// ails asks one service's readiness probe.
+func (s *Service) ails(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Admin()+"/readyz", nil)
+	if err != nil {
+		return err.Error()
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err.Error()
+	}
+	defer response.Body.Close()
+	var said struct {
+		Status string
+		Checks map[string]string
+	}
+	if err := json.NewDecoder(response.Body).Decode(&said); err != nil {
+		return err.Error()
+	}
+	if said.Status == "ready" {
+		return ""
+	}
+	maps.DeleteFunc(said.Checks, func(_, what string) bool { return what == "ok" })
+	return fmt.Sprintf("%s %v", said.Status, said.Checks)
 }
 
 // grace is how long a service may take to end.

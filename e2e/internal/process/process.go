@@ -158,13 +158,29 @@ func (p *Program) signal(s syscall.Signal) {
 
 // Ready reports whether the program runs and has been ready since its last start.
 func (p *Program) Ready() bool {
+	_, ready := p.announced()
+	return ready
+}
+
+// Admin is the address of the program's admin port. It is empty until the program is ready, and if it has none.
+func (p *Program) Admin() string {
+	addr, _ := p.announced()
+	return addr
+}
+
+// announced is what the program has said of itself when it was ready.
+func (p *Program) announced() (admin string, ready bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.alive() {
-		return false
+		return "", false
 	}
+	var said struct{ Admin string }
 	text, err := os.ReadFile(p.readyFile())
-	return err == nil && json.Valid(text)
+	if err != nil || json.Unmarshal(text, &said) != nil {
+		return "", false
+	}
+	return said.Admin, true
 }
 
 // Ended says how the program ended, if it has ended by itself; otherwise it is "".

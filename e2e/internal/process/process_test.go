@@ -2,6 +2,7 @@ package process_test
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -44,7 +45,11 @@ func TestMain(m *testing.M) {
 }
 
 func ready() {
-	if err := os.WriteFile(os.Getenv("READY_FILE"), []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {
+	file := os.Getenv("READY_FILE")
+	if err := os.WriteFile(file+".new", fmt.Appendf(nil, `{"pid": %d, "admin": "127.0.0.1:1"}`, os.Getpid()), 0o644); err != nil {
+		panic(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
 		panic(err)
 	}
 }
@@ -64,6 +69,20 @@ func start(t *testing.T, p *process.Program) {
 	}
 }
 
+// pid is the process id of a program that is ready.
+func pid(t *testing.T, dir, name string) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, name+".ready"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said struct{ PID int }
+	if err := json.Unmarshal(text, &said); err != nil {
+		t.Fatal(err)
+	}
+	return said.PID
+}
+
 func await(t *testing.T, what string, true func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !true(); time.Sleep(time.Millisecond) {
@@ -77,6 +96,9 @@ func TestStartAgain(t *testing.T) {
 	t.Parallel()
 	p := program(t, "serve")
 	await(t, "ready", p.Ready)
+	if p.Admin() != "127.0.0.1:1" {
+		t.Errorf("its admin port is %q, want what it said", p.Admin())
+	}
 	start(t, p) // it runs: nothing happens
 	if !p.Ready() {
 		t.Error("it was started anew though it ran")
@@ -120,12 +142,9 @@ func TestPause(t *testing.T) {
 	t.Parallel()
 	p := program(t, "serve")
 	await(t, "ready", p.Ready)
-	pid, err := os.ReadFile(filepath.Join(p.Dir, "serve.ready"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	pid := pid(t, p.Dir, "serve")
 	state := func() string {
-		out, err := exec.Command("ps", "-o", "stat=", "-p", string(pid)).Output()
+		out, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,18 +181,17 @@ func TestDeathOfTheParent(t *testing.T) {
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
-	var pid int
 	await(t, "the child is ready", func() bool {
-		text, _ := os.ReadFile(filepath.Join(dir, "child.ready"))
-		pid, err = strconv.Atoi(string(text))
+		_, err := os.Stat(filepath.Join(dir, "child.ready"))
 		return err == nil
 	})
+	child := pid(t, dir, "child")
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = parent.Wait() // killed, as asked
 	await(t, "the child's end", func() bool {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child))
 		return err != nil || strings.Contains(string(stat), ") Z ") // gone, or nobody has buried it yet
 	})
 }
