@@ -40,6 +40,11 @@ func (c *chaos) check(ctx context.Context, unsettled error) (line string, err er
 	if err != nil {
 		return "", err
 	}
+	panics, err := c.fleet.Panics()
+	if err != nil {
+		return "", err
+	}
+	surprises := slices.Concat(c.load.Surprises(), panics)
 	s := c.load.Stats()
 	c.say("commands: %d, %s; orders: %v", s.Commands, shares(s), business.Orders)
 	c.say("faults: %v", c.kinds)
@@ -48,8 +53,8 @@ func (c *chaos) check(ctx context.Context, unsettled error) (line string, err er
 	wrong := slices.Concat(business.Violations, broken)
 	business.Violations = wrong
 	lost := len(report.Lost) + len(report.Waiting) + business.Count(invariants.Lost)
-	other := len(report.Other) + business.Count(invariants.Divergent) + len(c.load.Surprises())
-	ok := unsettled == nil && report.OK() && len(wrong) == 0 && len(c.load.Surprises()) == 0
+	other := len(report.Other) + business.Count(invariants.Divergent) + len(surprises)
+	ok := unsettled == nil && report.OK() && len(wrong)+len(surprises) == 0
 	verdict := "ok"
 	if !ok {
 		verdict = "failed"
@@ -61,14 +66,14 @@ func (c *chaos) check(ctx context.Context, unsettled error) (line string, err er
 		return line, nil
 	}
 	line += fmt.Sprintf(" other=%d", other)
-	return line, errors.Join(unsettled, c.explain(ctx, report, wrong))
+	return line, errors.Join(unsettled, c.explain(ctx, report, wrong, surprises))
 }
 
 // most is how many findings of a sort are explained.
 const most = 20
 
 // explain says what was found, with the whole history of what it was found in.
-func (c *chaos) explain(ctx context.Context, report *admin.Report, wrong []invariants.Violation) error {
+func (c *chaos) explain(ctx context.Context, report *admin.Report, wrong []invariants.Violation, surprises []string) error {
 	var errs []error
 	for _, of := range []struct {
 		sort     string
@@ -98,7 +103,7 @@ func (c *chaos) explain(ctx context.Context, report *admin.Report, wrong []invar
 		}
 		errs = append(errs, errors.New(text+history(paths)))
 	}
-	for _, s := range c.load.Surprises() {
+	for _, s := range surprises {
 		errs = append(errs, errors.New("surprising: "+s))
 	}
 	return errors.Join(errs...)

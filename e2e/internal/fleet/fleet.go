@@ -376,6 +376,23 @@ func (s *Service) ails(ctx context.Context) string {
 	return fmt.Sprintf("%s %v", said.Status, said.Checks)
 }
 
+// Panics returns, with the names of the logs, the lines in which programs say that they had to give up: panics, fatal
+// errors, and data races if they were built to find them.
+func (f *Fleet) Panics() (lines []string, err error) {
+	for _, p := range f.programs() {
+		log, err := os.ReadFile(filepath.Join(p.Dir, p.Name+".log"))
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(log)) {
+			if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") || strings.HasPrefix(line, "WARNING: DATA RACE") {
+				lines = append(lines, p.Name+".log: "+strings.TrimSpace(line))
+			}
+		}
+	}
+	return lines, nil
+}
+
 // grace is how long a service may take to end.
 const grace = 15 * time.Second
 
