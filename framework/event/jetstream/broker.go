@@ -91,16 +91,12 @@ func (b *Broker) Connect(ctx context.Context) (event.Session, error) {
 		return nil, fmt.Errorf("connect to JetStream at %s: %w", b.address(), err)
 	}
 	s := &session{
+		Session: natsconn.NewSession(errLost, window),
 		cfg:     b.cfg,
 		log:     b.log.With("url", b.address()),
-		ended:   make(chan error, 1),
-		window:  make(chan struct{}, window),
 		making:  make(chan struct{}, 1),
-		closing: make(chan struct{}),
-		done:    make(chan struct{}),
 		answers: map[*nats.Msg]func(error){},
 		streams: map[string]finding{},
-		subs:    map[*subscription]struct{}{},
 	}
 	dial := natsconn.NewDialer(ctx)
 	err := s.connect(ctx, dial)
@@ -115,13 +111,12 @@ func (b *Broker) Connect(ctx context.Context) (event.Session, error) {
 		return nil, b.explain(ctx, err)
 	}
 	s.cut = dial.Cut
-	s.alive, s.expire = context.WithCancel(context.WithoutCancel(ctx))
 	go s.run()
 	return s, nil
 }
 
 func (s *session) connect(ctx context.Context, dial *natsconn.Dialer) (err error) {
-	options := append(natsconn.Options(dial, s.log, s.end),
+	options := append(natsconn.Options(dial, s.log, s.End),
 		nats.Name(s.cfg.ClientID),
 		nats.PingInterval(s.cfg.PingInterval),
 		nats.MaxPingsOutstanding(maxPings-1),

@@ -43,46 +43,27 @@ func ask(ctx context.Context, wait time.Duration, call func(context.Context) err
 
 // session is one NATS connection.
 type session struct {
-	cfg     Config
-	log     *slog.Logger
-	nats    *nats.Conn
-	js      jetstream.JetStream
-	cut     func()             // closes the TCP connection
-	ended   chan error         // why the session ended by itself
-	window  chan struct{}      // holds an element for every publish under way
-	making  chan struct{}      // holds an element while a stream is looked up or made
-	alive   context.Context    // done when the session is of no use any more
-	expire  context.CancelFunc // ends alive
-	closing chan struct{}      // closed by Close
-	done    chan struct{}      // closed when nothing of the session is running
+	*natsconn.Session
+	cfg    Config
+	log    *slog.Logger
+	nats   *nats.Conn
+	js     jetstream.JetStream
+	cut    func()        // closes the TCP connection
+	making chan struct{} // holds an element while a stream is looked up or made
 
 	mu      sync.Mutex
-	closed  bool
 	answers map[*nats.Msg]func(error) // who waits for the server's word on a message
 	streams map[string]finding        // by event stream
-	subs    map[*subscription]struct{}
-	working sync.WaitGroup // calls that use the connection, and publishes to be answered
-}
-
-// end notes that the session has ended by itself. The first reason counts.
-func (s *session) end(err error) {
-	select {
-	case s.ended <- err:
-	default:
-	}
 }
 
 // run sees the session to its end.
 func (s *session) run() {
-	defer close(s.done)
-	select {
-	case err := <-s.ended:
+	defer s.Finish()
+	if err := s.AwaitEnd(); err != nil {
 		s.log.Warn("the session with JetStream is lost", "error", err)
-		s.refuse()
 		s.cut() // frees whatever is stuck in a write
-	case <-s.closing:
-		s.refuse()
-		s.stopSubscriptions() // what is being handled may still be acknowledged
+	} else {
+		s.StopSubscriptions() // what is being handled may still be acknowledged
 		late := time.AfterFunc(natsconn.Patience/2, s.cut)
 		if err := s.nats.FlushTimeout(natsconn.Patience / 2); err != nil {
 			s.log.Debug("the server may not have heard the last acknowledgements", "error", err)
@@ -91,62 +72,15 @@ func (s *session) run() {
 	}
 	s.nats.Close()
 	s.giveUp()
-	s.working.Wait()
-	s.stopSubscriptions() // also what was subscribing just now
-}
-
-// refuse lets nothing new begin.
-func (s *session) refuse() {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.expire()
-}
-
-// begin is false when the session has ended. Otherwise s.working.Done is due.
-func (s *session) begin() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.working.Add(1)
-	return true
 }
 
 // Publish implements [event.Session]. The first message of a stream waits until
 // the stream is known to be there.
 func (s *session) Publish(ctx context.Context, stream string, body []byte, acked func(error)) {
-	if err := s.publish(ctx, stream, body, acked); err != nil {
-		acked(fmt.Errorf("publish to %s: %w", stream, err))
-	}
+	s.Session.Publish(ctx, stream, acked, func(answer func(error)) error { return s.send(ctx, stream, body, answer) })
 }
 
-// publish calls acked unless it returns an error.
-func (s *session) publish(ctx context.Context, stream string, body []byte, acked func(error)) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	select {
-	case s.window <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.alive.Done():
-		return errLost
-	}
-	if !s.begin() {
-		<-s.window
-		return errLost
-	}
-	err := s.send(ctx, stream, body, acked)
-	if err != nil {
-		<-s.window
-		s.working.Done()
-	}
-	return err
-}
-
-func (s *session) send(ctx context.Context, stream string, body []byte, acked func(error)) error {
+func (s *session) send(ctx context.Context, stream string, body []byte, answer func(error)) error {
 	if err := s.require(ctx, stream); err != nil {
 		return err
 	}
@@ -155,19 +89,12 @@ func (s *session) send(ctx context.Context, stream string, body []byte, acked fu
 	// ledger that drops duplicates, and for longer than two minutes.
 	m := &nats.Msg{Subject: subject(stream), Data: body}
 	s.mu.Lock()
-	s.answers[m] = func(err error) {
-		defer s.working.Done()
-		<-s.window
-		if err != nil {
-			err = fmt.Errorf("publish to %s: %w", stream, reason(err))
-		}
-		acked(err)
-	}
+	s.answers[m] = answer
 	s.mu.Unlock()
 	// The library's own window is as wide, so this does not wait for it.
 	_, err := s.js.PublishMsgAsync(m)
 	if err == nil {
-		if s.alive.Err() != nil {
+		if s.Context().Err() != nil {
 			s.answer(m, errLost) // it may have come too late for giveUp
 		}
 		return nil
@@ -192,11 +119,11 @@ func (s *session) answer(m *nats.Msg, err error) {
 func (s *session) refused(m *nats.Msg, err error) {
 	if errors.Is(err, jetstream.ErrNoStreamResponse) {
 		// Somebody has deleted the stream. The next session makes it anew.
-		s.end(fmt.Errorf("no stream takes %s any more: %w", m.Subject, err))
+		s.End(fmt.Errorf("no stream takes %s any more: %w", m.Subject, err))
 	}
 	// The library holds a lock that the next publish needs while it reports that
 	// time is up.
-	go s.answer(m, err)
+	go s.answer(m, reason(err))
 }
 
 // waiting returns how to answer the publisher of m and forgets it, or nil if
@@ -236,14 +163,14 @@ func reason(err error) error {
 func (s *session) request(ctx context.Context, call func(context.Context) error) error {
 	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(s.alive, cancel)()
+	defer context.AfterFunc(s.Context(), cancel)()
 	err := ask(asking, makeWait, call)
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case s.alive.Err() != nil:
+	case s.Context().Err() != nil:
 		return errLost
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("JetStream does not answer: is it starting, has its cluster no majority, or may our user not ask (docs/brokers.md)? (%w)", err)
@@ -281,7 +208,7 @@ func (s *session) require(ctx context.Context, stream string) error {
 		defer func() { <-s.making }()
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.alive.Done():
+	case <-s.Lost():
 		return errLost
 	}
 	if f, ok := s.found(stream); ok {
@@ -328,23 +255,6 @@ func (s *session) makeStream(ctx context.Context, stream string) error {
 	return nil
 }
 
-// Lost implements [event.Session].
-func (s *session) Lost() <-chan struct{} { return s.alive.Done() }
-
-// Close implements [event.Session]. It waits for the callbacks that are
-// running, but not for acknowledgements: what is under way fails.
-func (s *session) Close() error {
-	s.mu.Lock()
-	select {
-	case <-s.closing:
-	default:
-		close(s.closing)
-	}
-	s.mu.Unlock()
-	<-s.done
-	return nil
-}
-
 // Subscribe implements [event.Session].
 func (s *session) Subscribe(ctx context.Context, to event.Subscription, deliver func(event.Delivery)) (func() error, error) {
 	stop, err := s.subscribe(ctx, to, deliver)
@@ -355,16 +265,14 @@ func (s *session) Subscribe(ctx context.Context, to event.Subscription, deliver 
 }
 
 func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver func(event.Delivery)) (func() error, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	if to.Stream == "" || to.Group == "" {
 		return nil, errors.New("a subscription needs a stream and a group")
 	}
-	if !s.begin() {
-		return nil, errLost
+	done, err := s.Begin(ctx)
+	if err != nil {
+		return nil, err
 	}
-	defer s.working.Done()
+	defer done()
 	if err := s.require(ctx, to.Stream); err != nil {
 		return nil, err
 	}
@@ -372,7 +280,7 @@ func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver 
 	ackWait := max(cmp.Or(to.AckWait, 30*time.Second), time.Second)
 	sub := &subscription{
 		deliver: deliver,
-		end:     s.end,
+		end:     s.End,
 		most:    cmp.Or(to.MaxInFlight, 256),
 		ackWait: ackWait,
 		renewal: min(ackWait, max(maxPings*s.cfg.PingInterval, time.Second)),
@@ -381,23 +289,17 @@ func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver 
 		open:      map[*message]struct{}{},
 		room:      make(chan struct{}, 1),
 	}
-	err := s.request(ctx, func(ctx context.Context) (err error) {
+	err = s.request(ctx, func(ctx context.Context) (err error) {
 		sub.consumer, err = s.consumer(ctx, to, sub.renewal)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	sub.start(s.alive)
-	s.mu.Lock()
-	s.subs[sub] = struct{}{}
-	s.mu.Unlock()
-
+	sub.start(s.Context())
+	s.Add(sub)
 	return sync.OnceValue(func() error {
-		s.mu.Lock()
-		delete(s.subs, sub)
-		s.mu.Unlock()
-		sub.stop()
+		s.Remove(sub)
 		return nil
 	}), nil
 }
@@ -437,15 +339,4 @@ func (s *session) consumer(ctx context.Context, to event.Subscription, ackWait t
 		}
 	}
 	return found, nil
-}
-
-// stopSubscriptions returns when no deliver is running or will run.
-func (s *session) stopSubscriptions() {
-	s.mu.Lock()
-	subs := s.subs
-	s.subs = map[*subscription]struct{}{}
-	s.mu.Unlock()
-	for sub := range subs {
-		sub.stop()
-	}
 }

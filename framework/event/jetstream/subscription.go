@@ -40,7 +40,7 @@ type message struct {
 	at time.Time
 }
 
-// start receives until ctx is done or stop is called.
+// start receives until ctx is done or Stop is called.
 func (sub *subscription) start(ctx context.Context) {
 	ctx, sub.cancel = context.WithCancel(ctx)
 	arrived := make(chan *message, sub.most)
@@ -58,9 +58,9 @@ func (sub *subscription) start(ctx context.Context) {
 	sub.running.Go(func() { sub.renew(ctx) })
 }
 
-// stop returns when no deliver is running or will run. What is not acknowledged
-// is left to the other members at once.
-func (sub *subscription) stop() {
+// Stop implements [natsconn.Subscription]. What is not acknowledged is left to the
+// other members at once.
+func (sub *subscription) Stop() {
 	sub.cancel()
 	sub.running.Wait()
 	sub.mu.Lock()

@@ -93,21 +93,17 @@ func (b *Broker) Connect(ctx context.Context) (event.Session, error) {
 	}
 	dial := natsconn.NewDialer(ctx)
 	s := &session{
+		Session: natsconn.NewSession(errLost, window),
 		log:     b.log.With("url", b.address(), "client_id", b.cfg.ClientID),
-		ended:   make(chan error, 1),
-		window:  make(chan struct{}, window),
-		lost:    make(chan struct{}),
-		closing: make(chan struct{}),
-		done:    make(chan struct{}),
 	}
 	conn, err := stan.Connect(b.cfg.ClusterID, b.cfg.ClientID,
 		stan.NatsURL(b.cfg.URL),
-		stan.NatsOptions(natsconn.Options(dial, s.log, s.end)...),
+		stan.NatsOptions(natsconn.Options(dial, s.log, s.End)...),
 		stan.ConnectWait(natsconn.Patience),
 		stan.PubAckWait(b.cfg.PublishTimeout),
 		stan.MaxPubAcksInflight(window),
 		stan.Pings(seconds(b.cfg.PingInterval), maxPings),
-		stan.SetConnectionLostHandler(func(_ stan.Conn, err error) { s.end(err) }),
+		stan.SetConnectionLostHandler(func(_ stan.Conn, err error) { s.End(err) }),
 	)
 	aborted := !dial.Release()
 	if err == nil && aborted {

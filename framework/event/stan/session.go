@@ -23,111 +23,39 @@ var (
 
 // session is one NATS connection with one NATS Streaming client on it.
 type session struct {
-	log     *slog.Logger
-	conn    stan.Conn
-	cut     func()        // closes the TCP connection
-	ended   chan error    // why the connection ended by itself
-	window  chan struct{} // holds an element for every publish under way
-	lost    chan struct{} // closed when the session is of no use any more
-	closing chan struct{} // closed by Close
-	done    chan struct{} // closed when nothing of the session is running
-
-	mu      sync.Mutex
-	closed  bool
-	subs    map[*subscription]struct{}
-	working sync.WaitGroup // calls of stan.Conn, and publishes to be answered
-}
-
-// end notes that the connection has ended by itself. The first reason counts.
-func (s *session) end(err error) {
-	select {
-	case s.ended <- err:
-	default:
-	}
+	*natsconn.Session
+	log  *slog.Logger
+	conn stan.Conn
+	cut  func() // closes the TCP connection
 }
 
 // run sees the session to its end.
 func (s *session) run() {
-	defer close(s.done)
-	select {
-	case err := <-s.ended:
+	defer s.Finish()
+	if err := s.AwaitEnd(); err != nil {
 		s.log.Warn("the session with NATS Streaming is lost", "error", err)
-		s.refuse()
 		s.cut()        // frees whatever is stuck in a write
 		s.conn.Close() // fails what is under way; it cannot ask the server any more
-	case <-s.closing:
-		s.refuse()
-		s.stopDelivering() // what is being handled may still be acknowledged
-		late := time.AfterFunc(natsconn.Patience/2, s.cut)
-		if err := s.conn.Close(); err != nil {
-			s.log.Debug("the server did not confirm the end of the session", "error", err)
-		}
-		late.Stop()
+		return
 	}
-	s.working.Wait()
-	s.stopDelivering() // also what was subscribing just now
-}
-
-// refuse lets nothing new begin.
-func (s *session) refuse() {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	close(s.lost)
-}
-
-// begin is false when the session has ended. Otherwise s.working.Done is due.
-func (s *session) begin() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
+	s.StopSubscriptions() // what is being handled may still be acknowledged
+	late := time.AfterFunc(natsconn.Patience/2, s.cut)
+	defer late.Stop()
+	if err := s.conn.Close(); err != nil {
+		s.log.Debug("the server did not confirm the end of the session", "error", err)
 	}
-	s.working.Add(1)
-	return true
 }
 
 // Publish implements [event.Session].
 func (s *session) Publish(ctx context.Context, stream string, body []byte, acked func(error)) {
-	if err := s.publish(ctx, stream, body, acked); err != nil {
-		acked(fmt.Errorf("publish to %s: %w", stream, err))
-	}
-}
-
-// publish calls acked unless it returns an error.
-func (s *session) publish(ctx context.Context, stream string, body []byte, acked func(error)) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	select {
-	case s.window <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.lost:
-		return errLost
-	}
-	if !s.begin() {
-		<-s.window
-		return errLost
-	}
-	// The library's own window is as wide, so this does not wait for it.
-	_, err := s.conn.PublishAsync(stream, body, func(_ string, err error) {
-		defer s.working.Done()
-		<-s.window
-		if err != nil {
-			err = fmt.Errorf("publish to %s: %w", stream, reason(err))
-		}
-		acked(err)
-	})
-	if err != nil {
-		<-s.window
-		s.working.Done()
+	s.Session.Publish(ctx, stream, acked, func(answer func(error)) error {
+		// The library's own window is as wide, so this does not wait for it.
+		_, err := s.conn.PublishAsync(stream, body, func(_ string, err error) { answer(reason(err)) })
 		if errors.Is(err, nats.ErrMaxPayload) {
 			return fmt.Errorf("the message of %d bytes is larger than the server takes (-max_payload): %w", len(body), err)
 		}
 		return reason(err)
-	}
-	return nil
+	})
 }
 
 // reason says in our words what the libraries' errors mean.
@@ -159,8 +87,8 @@ func (sub *subscription) handle(m *stan.Msg) {
 	sub.deliver(event.Delivery{Body: m.Data, Redelivered: m.Redelivered, Ack: m.Ack})
 }
 
-// stopDelivering returns when no deliver is running or will run.
-func (sub *subscription) stopDelivering() {
+// Stop implements [natsconn.Subscription].
+func (sub *subscription) Stop() {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	sub.stopped = true
@@ -177,19 +105,16 @@ func (s *session) Subscribe(ctx context.Context, sub event.Subscription, deliver
 }
 
 func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver func(event.Delivery)) (func() error, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	if to.Stream == "" || to.Group == "" {
 		return nil, errors.New("a subscription needs a stream and a group")
 	}
-	if !s.begin() {
-		return nil, errLost
+	done, err := s.Begin(ctx)
+	if err != nil {
+		return nil, err
 	}
-	defer s.working.Done()
+	defer done()
 
 	sub := &subscription{deliver: deliver}
-	var err error
 	sub.stan, err = s.conn.QueueSubscribe(to.Stream, to.Group, sub.handle,
 		stan.DurableName(to.Group),
 		stan.DeliverAllAvailable(),
@@ -200,18 +125,9 @@ func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver 
 	if err != nil {
 		return nil, reason(err)
 	}
-	s.mu.Lock()
-	if s.subs == nil {
-		s.subs = make(map[*subscription]struct{})
-	}
-	s.subs[sub] = struct{}{}
-	s.mu.Unlock()
-
+	s.Add(sub)
 	return sync.OnceValue(func() error {
-		sub.stopDelivering()
-		s.mu.Lock()
-		delete(s.subs, sub)
-		s.mu.Unlock()
+		s.Remove(sub)
 		// Close, never Unsubscribe: that would give up the group's position.
 		err := sub.stan.Close()
 		if err == nil || errors.Is(reason(err), errLost) {
@@ -219,32 +135,4 @@ func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver 
 		}
 		return fmt.Errorf("leave group %s of %s: %w", to.Group, to.Stream, err)
 	}), nil
-}
-
-// stopDelivering returns when no subscription's deliver is running or will run.
-func (s *session) stopDelivering() {
-	s.mu.Lock()
-	subs := s.subs
-	s.subs = nil
-	s.mu.Unlock()
-	for sub := range subs {
-		sub.stopDelivering()
-	}
-}
-
-// Lost implements [event.Session].
-func (s *session) Lost() <-chan struct{} { return s.lost }
-
-// Close implements [event.Session]. It waits for the callbacks that are
-// running, but not for acknowledgements: what is under way fails.
-func (s *session) Close() error {
-	s.mu.Lock()
-	select {
-	case <-s.closing:
-	default:
-		close(s.closing)
-	}
-	s.mu.Unlock()
-	<-s.done
-	return nil
 }

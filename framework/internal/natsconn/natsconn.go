@@ -1,6 +1,6 @@
 // Package natsconn is how brokers connect to NATS servers: while a context
 // lasts, without a password in what they log, and never a second time by
-// themselves.
+// themselves. And it is what their sessions have in common.
 package natsconn
 
 import (
