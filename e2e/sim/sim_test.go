@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"runtime"
@@ -25,6 +26,7 @@ var (
 	seeds   = flag.Int("seeds", 300, "how many seeds to run, besides those in testdata/seeds")
 	first   = flag.Uint64("first", 1, "the first of them")
 	seed    = flag.Uint64("seed", 0, "run this seed only, and print its history")
+	luck    = flag.String("luck", "", "with -seed: what was printed when it failed")
 	workers = flag.Int("workers", runtime.NumCPU(), "how many processes run seeds at once")
 	verbose = flag.Bool("verbose", false, "with -seed: print what the services log, too")
 	sums    = flag.Bool("sums", false, "print a sum of each seed's history, to see whether two runs of it are the same")
@@ -43,10 +45,12 @@ func TestSimulation(t *testing.T) {
 		work(t, order)
 	case *seed != 0:
 		var failures atomic.Int32
-		// Nearly always a seed goes the same way. One that did not is given another chance to fail.
-		for try := 1; try <= 5 && !t.Failed(); try++ {
-			j := replaying(*seed, try == 5)
-			runJob(t, j, &failures)
+		j := replaying(*seed, true)
+		j.Luck = *luck
+		for try := 1; !runJob(t, j, &failures); try++ {
+			if try == 100 {
+				t.Fatalf("none of %d processes has begun with the luck %s", try, *luck)
+			}
 		}
 	default:
 		var jobs []job
@@ -98,6 +102,7 @@ type job struct {
 	Start, From, To uint64
 	History         bool // to be printed, whether or not a seed fails
 	Verbose, Sums   bool
+	Luck            string // without it the job is not to be done; empty for any
 }
 
 // replaying is the job that runs a seed again.
@@ -111,6 +116,7 @@ const workerEnv = "SIM_WORKER"
 // outcome is what a worker tells of a seed, as a line of JSON after outcomePrefix.
 type outcome struct {
 	Seed     uint64
+	Luck     string
 	Problems []string `json:",omitempty"`
 	History  string   `json:",omitempty"`
 	Sum      string   `json:",omitempty"`
@@ -149,28 +155,28 @@ func runJobs(t *testing.T, jobs []job) {
 	}
 }
 
-// runJob has a worker do a job.
-func runJob(t *testing.T, j job, failures *atomic.Int32) {
+// runJob has a worker do a job. It returns false if the worker had not the luck for it.
+func runJob(t *testing.T, j job, failures *atomic.Int32) (done bool) {
 	j.Sums = *sums
 	if failures.Load() >= enough {
-		return
+		return true
 	}
 	order, err := json.Marshal(j)
 	if err != nil {
 		t.Error(err)
-		return
+		return true
 	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Error(err)
-		return
+		return true
 	}
 	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestSimulation$", "-test.timeout=0")
 	cmd.Env = append(os.Environ(), workerEnv+"="+string(order), "GOMAXPROCS=1", "GOGC=off")
 	out, in, err := os.Pipe()
 	if err != nil {
 		t.Error(err)
-		return
+		return true
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = in, in
@@ -178,28 +184,32 @@ func runJob(t *testing.T, j job, failures *atomic.Int32) {
 	_ = in.Close() // it is the worker's
 	if err != nil {
 		t.Errorf("start a worker: %v", err)
-		return
+		return true
 	}
-	said := read(t, out, j, failures)
+	said, done := read(t, out, j, failures)
 	ended()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("seeds %d to %d: the worker has died: %v\n%s", j.From, j.To-1, err, said)
 	}
+	return done
 }
 
-// read reports a worker's outcomes, and returns what else it has said.
-func read(t *testing.T, from io.Reader, j job, failures *atomic.Int32) string {
+// read reports a worker's outcomes, and returns what else it has said and whether it has done the job.
+func read(t *testing.T, from io.Reader, j job, failures *atomic.Int32) (said string, done bool) {
+	done = true
 	var other bytes.Buffer
 	for lines := bufio.NewReader(from); ; {
 		line, err := lines.ReadString('\n')
 		var o outcome
 		if text, ok := strings.CutPrefix(line, outcomePrefix); !ok || json.Unmarshal([]byte(text), &o) != nil {
 			other.WriteString(line)
+		} else if j.Luck != "" && o.Luck != j.Luck {
+			done = false
 		} else {
 			report(t, o, j.History, failures)
 		}
 		if err != nil {
-			return other.String()
+			return other.String(), done
 		}
 	}
 }
@@ -207,11 +217,11 @@ func read(t *testing.T, from io.Reader, j job, failures *atomic.Int32) string {
 // report reports how a seed went.
 func report(t *testing.T, o outcome, history bool, failures *atomic.Int32) {
 	if o.Sum != "" {
-		fmt.Printf("seed %d sum %s\n", o.Seed, o.Sum)
+		fmt.Printf("seed %d luck %s sum %s\n", o.Seed, o.Luck, o.Sum)
 	}
 	switch {
 	case len(o.Problems) > 0 && failures.Add(1) <= enough:
-		t.Errorf("%s\nseed %d failed:\n%s\nreplay: go test ./e2e/sim -seed %d", o.History, o.Seed, strings.Join(o.Problems, "\n"), o.Seed)
+		t.Errorf("%s\nseed %d failed:\n%s\nreplay: go test ./e2e/sim -v -seed %d -luck %s", o.History, o.Seed, strings.Join(o.Problems, "\n"), o.Seed, o.Luck)
 	case history:
 		fmt.Print(o.History)
 	}
@@ -226,10 +236,11 @@ func work(t *testing.T, order string) {
 	r := newRunner()
 	for s := j.Start; s < j.To; s++ {
 		w := r.run(t, s, j.Verbose && s >= j.From)
-		if s < j.From {
+		unlucky := j.Luck != "" && j.Luck != r.luck
+		if s < j.From && !unlucky {
 			continue
 		}
-		o := outcome{Seed: s, Problems: w.problems}
+		o := outcome{Seed: s, Luck: r.luck, Problems: w.problems}
 		if len(o.Problems) > 0 || j.History {
 			var text strings.Builder
 			w.print(&text)
@@ -243,6 +254,9 @@ func work(t *testing.T, order string) {
 			t.Fatal(err)
 		}
 		fmt.Printf("%s%s\n", outcomePrefix, line)
+		if unlucky {
+			return
+		}
 	}
 }
 
@@ -250,6 +264,10 @@ func work(t *testing.T, order string) {
 type runner struct {
 	disks map[string]*disk
 	runs  int
+
+	// luck tells how the runtime's dice had fallen when the first run began. Which of two threads does what in the first
+	// moment of a process is all that the seed does not decide; where the luck is the same, so is everything else.
+	luck string
 }
 
 func newRunner() *runner {
@@ -263,9 +281,9 @@ func newRunner() *runner {
 // run runs a seed.
 func (r *runner) run(t *testing.T, s uint64, verbose bool) *world {
 	t.Helper()
-	// A collection between runs is at the same place in each; one in the middle of a run need not be.
-	runtime.GC()
-	r.runs++
+	if r.runs++; r.runs == 1 {
+		r.luck = fmt.Sprintf("%x", rand.Uint64())
+	}
 	var w *world
 	synctest.Test(t, func(*testing.T) {
 		// Every bubble begins at the same time, but ids of version 7 never go back in a process.
