@@ -39,7 +39,7 @@ var layers = []struct {
 	{`framework/event`, []string{`framework/(database|event/admin|internal/.+)`}},
 	{`framework/event/admin`, []string{`framework/database`}}, // operators look at any ledger, whatever wrote it
 	{`framework/event/broker`, []string{`framework/event(/stan|/jetstream)?`}},
-	{`framework/event/(stan/stanserver|jetstream/jetstreamserver)`, []string{`framework/internal/filelock`}},
+	{`framework/event/(stan/stanserver|jetstream/jetstreamserver)`, []string{`framework/internal/natsserver`}},
 	{`framework/event/internal/\w+`, []string{`framework/(event|database.*)`}}, // for tests
 	{`framework/event/\w+`, []string{`framework/(event|database.*|internal/.+|secret)`}},
 	{`framework/web`, []string{`framework/(database|internal/.+)`}},
@@ -54,7 +54,7 @@ var layers = []struct {
 // libraries says who may import a library that should be at home in one place.
 var libraries = map[string]string{
 	"k8s.io/":                          `framework/kube(/.+)?`,
-	"github.com/nats-io/":              `framework/(event/(stan|jetstream)(/.+)?|internal/(natsconn|filelock))`,
+	"github.com/nats-io/":              `framework/(event/(stan|jetstream)(/.+)?|internal/(natsconn|natsserver))`,
 	"github.com/jackc/pgx/":            `framework/database(/.+)?`,
 	"github.com/pressly/goose/":        `framework/database`,
 	"modernc.org/sqlite":               `framework/database`,

@@ -13,27 +13,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
-	"github.com/turnstile-go/turnstile/framework/internal/filelock"
+	"github.com/turnstile-go/turnstile/framework/internal/natsserver"
 )
 
-const (
-	host      = "127.0.0.1"
-	lockFile  = "turnstile.lock" // beside the store
-	startWait = 30 * time.Second // for recovering what is stored
-)
+const startWait = 30 * time.Second // for recovering what is stored
 
 // Options say what to run. The zero value is a server on a free port that
 // forgets its messages at the end.
@@ -60,7 +52,7 @@ func Start(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := checkPort(o.Port); err != nil {
+	if err := natsserver.CheckPort(o.Port); err != nil {
 		return nil, fmt.Errorf("start the JetStream server: %w", err)
 	}
 	leave, err := enter(&o.Dir)
@@ -94,7 +86,7 @@ func start(o Options) (*server.Server, error) {
 		port = server.RANDOM_PORT
 	}
 	s, err := server.NewServer(&server.Options{
-		ServerName: "turnstile", Host: host, Port: port, NoSigs: true, NoLog: true,
+		ServerName: "turnstile", Host: natsserver.Host, Port: port, NoSigs: true, NoLog: true,
 		Authorization: o.Token,
 		JetStream:     true, StoreDir: o.Dir, DisableJetStreamBanner: true,
 		SyncInterval: 10 * time.Second, SyncAlways: o.SyncAlways,
@@ -102,7 +94,7 @@ func start(o Options) (*server.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	log := &logger{log: o.Log}
+	log := &logger{Logger: natsserver.Logger{Log: o.Log}}
 	s.SetLoggerV2(log, false, false, false)
 	s.Start() // it says to its log only that it has failed
 	for late := time.Now().Add(startWait); !s.ReadyForConnections(100 * time.Millisecond); {
@@ -126,23 +118,8 @@ func end(s *server.Server) {
 	s.WaitForShutdown()
 }
 
-// checkPort finds a port that is in use. The server itself would only log it.
-func checkPort(port int) error {
-	if port == 0 {
-		return nil
-	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("port %d is in use: stop what listens there, or choose another port", port)
-	}
-	if err != nil {
-		return err
-	}
-	return l.Close()
-}
-
 // enter takes possession of a directory, which is made if there is none, and
-// returns how to give it up. The lock ends with the process.
+// returns how to give it up.
 func enter(dir *string) (leave func(), err error) {
 	if *dir == "" {
 		if *dir, err = os.MkdirTemp("", "turnstile-jetstream-"); err != nil {
@@ -150,30 +127,17 @@ func enter(dir *string) (leave func(), err error) {
 		}
 		return func() { _ = os.RemoveAll(*dir) }, nil
 	}
-	if err := os.MkdirAll(*dir, 0o750); err != nil {
-		return nil, err
-	}
-	unlock, err := filelock.Lock(filepath.Join(*dir, lockFile))
-	if errors.Is(err, filelock.ErrLocked) {
-		return nil, errors.New("another server is using the directory: stop it, or choose another directory")
-	}
-	return unlock, err
+	return natsserver.LockDir(*dir)
 }
 
-// logger passes the server's log on, its everyday remarks as debug messages.
+// logger remembers why the server has failed to start.
 type logger struct {
-	log   *slog.Logger
+	natsserver.Logger
 	fatal atomic.Pointer[string] // the last message of that kind
 }
 
-func (l *logger) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l *logger) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
-func (l *logger) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
-func (l *logger) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l *logger) Tracef(format string, v ...any)  {}
-
 func (l *logger) Fatalf(format string, v ...any) {
+	l.Logger.Fatalf(format, v...)
 	message := fmt.Sprintf(format, v...)
 	l.fatal.Store(&message)
-	l.log.Error(message)
 }

@@ -13,23 +13,18 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	natsd "github.com/nats-io/nats-server/v2/server"
 	stand "github.com/nats-io/nats-streaming-server/server"
 	"github.com/nats-io/nats-streaming-server/stores"
 
-	"github.com/turnstile-go/turnstile/framework/internal/filelock"
+	"github.com/turnstile-go/turnstile/framework/internal/natsserver"
 )
-
-const host = "127.0.0.1"
 
 // Files beside the store.
 const (
-	lockFile  = "turnstile.lock"
 	cleanFile = "turnstile.clean" // there while no server is running and the last one shut down in order
 
 	// witnessFile is the library's. With it in place it refuses to cut off a
@@ -67,7 +62,7 @@ func Start(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := checkPort(o.Port); err != nil {
+	if err := natsserver.CheckPort(o.Port); err != nil {
 		return nil, fmt.Errorf("start the NATS Streaming server: %w", err)
 	}
 	leave := func() {}
@@ -86,7 +81,7 @@ func Start(o Options) (*Server, error) {
 	}
 	s := &Server{
 		// The library stores the port it was given in no.
-		url: "nats://" + net.JoinHostPort(host, strconv.Itoa(no.Port)),
+		url: "nats://" + net.JoinHostPort(natsserver.Host, strconv.Itoa(no.Port)),
 		stop: func() {
 			server.Shutdown()
 			leave()
@@ -106,7 +101,7 @@ func (s *Server) Shutdown() { s.once.Do(s.stop) }
 func options(o Options) (*stand.Options, *natsd.Options) {
 	so := stand.GetDefaultOptions()
 	so.ID = o.ClusterID
-	so.CustomLogger = logger{o.Log}
+	so.CustomLogger = natsserver.Logger{Log: o.Log, Prefix: "STREAM: "}
 	so.StoreType = stores.TypeMemory
 	if o.Dir != "" {
 		so.StoreType = stores.TypeFile
@@ -123,7 +118,7 @@ func options(o Options) (*stand.Options, *natsd.Options) {
 	so.ClientHBFailCount = 2
 
 	no := stand.NewNATSOptions()
-	no.Host = host
+	no.Host = natsserver.Host
 	no.Port = o.Port
 	if o.Port == 0 {
 		no.Port = natsd.RANDOM_PORT
@@ -133,32 +128,10 @@ func options(o Options) (*stand.Options, *natsd.Options) {
 	return so, no
 }
 
-// checkPort finds a port that is in use. The server itself would only log it,
-// and give up after ten seconds without the reason.
-func checkPort(port int) error {
-	if port == 0 {
-		return nil
-	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("port %d is in use: stop what listens there, or choose another port", port)
-	}
-	if err != nil {
-		return err
-	}
-	return l.Close()
-}
-
 // enter takes possession of dir and makes it fit for a start. leave marks it
 // as left in order and gives it up.
 func enter(dir string, log *slog.Logger) (leave func(), err error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, err
-	}
-	unlock, err := filelock.Lock(filepath.Join(dir, lockFile))
-	if errors.Is(err, filelock.ErrLocked) {
-		return nil, errors.New("another server is using the directory: stop it, or choose another directory")
-	}
+	unlock, err := natsserver.LockDir(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -215,18 +188,4 @@ func syncDir(dir string) error {
 	}
 	defer f.Close()
 	return f.Sync()
-}
-
-// logger passes the server's log on, its everyday remarks as debug messages.
-type logger struct{ log *slog.Logger }
-
-func (l logger) Noticef(format string, v ...any) { l.log.Debug(message(format, v)) }
-func (l logger) Warnf(format string, v ...any)   { l.log.Warn(message(format, v)) }
-func (l logger) Errorf(format string, v ...any)  { l.log.Error(message(format, v)) }
-func (l logger) Fatalf(format string, v ...any)  { l.log.Error(message(format, v)) }
-func (l logger) Debugf(format string, v ...any)  { l.log.Debug(message(format, v)) }
-func (l logger) Tracef(format string, v ...any)  {}
-
-func message(format string, v []any) string {
-	return strings.TrimPrefix(fmt.Sprintf(format, v...), "STREAM: ")
 }

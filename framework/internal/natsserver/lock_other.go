@@ -1,6 +1,6 @@
 //go:build !unix
 
-package filelock
+package natsserver
 
 import (
 	"errors"
@@ -8,11 +8,11 @@ import (
 	"github.com/nats-io/nats-streaming-server/util"
 )
 
-// Lock locks the file at path, which is made if missing, or returns ErrLocked.
-func Lock(path string) (unlock func(), err error) {
+// lock locks the file at path, which is made if missing, or returns errLocked.
+func lock(path string) (unlock func(), err error) {
 	f, err := util.CreateLockFile(path)
 	if errors.Is(err, util.ErrUnableToLockNow) {
-		return nil, ErrLocked
+		return nil, errLocked
 	}
 	if err != nil {
 		return nil, err

@@ -1,6 +1,6 @@
 //go:build unix
 
-package filelock
+package natsserver
 
 import (
 	"errors"
@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// Lock locks the file at path, which is made if missing, or returns ErrLocked.
-func Lock(path string) (unlock func(), err error) {
+// lock locks the file at path, which is made if missing, or returns errLocked.
+func lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {
 		return nil, err
@@ -17,7 +17,7 @@ func Lock(path string) (unlock func(), err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, ErrLocked
+			return nil, errLocked
 		}
 		return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 	}
