@@ -38,8 +38,9 @@ type world struct {
 	faults   faults
 	market   market
 	running  sync.WaitGroup
-	poison   int // messages that are no events
-	forged   int // events of no producer
+	wiped    bool // a broker has lost what it had
+	poison   int  // messages that are no events
+	forged   int  // events of no producer
 
 	finding  sync.Mutex // guards problems
 	problems []string
@@ -126,6 +127,7 @@ func (w *world) run() {
 	for _, b := range w.brokers {
 		b.Close()
 	}
+	time.Sleep(time.Minute) // what is left of dead processes ends
 }
 
 // source is a source of bytes for ids, which so depend on the seed.
@@ -278,6 +280,7 @@ func (w *world) harm(kind string) {
 		}
 		if rng.IntN(2) == 0 {
 			broker.Wipe()
+			w.wiped = true
 		}
 	case "down":
 		d := time.Duration(rng.Int64N(int64(4 * time.Second)))
@@ -296,6 +299,7 @@ func (w *world) harm(kind string) {
 	case "wipe":
 		w.note(name, "harm", "wipe")
 		broker.Wipe()
+		w.wiped = true
 	case "curse":
 		t := trouble{service: s.name, text: pick(rng, curses[s.name]), chance: 1, length: time.Duration(rng.Int64N(int64(5 * time.Second)))}
 		w.note(s.name, "harm", "curse %v", t)
