@@ -27,18 +27,15 @@ import (
 // what a broker that stopped hard may not have written.
 const resendMargin = 30 * time.Second
 
-// enter records that events are sent to the broker from now on, and has sent
-// again what it may not have, marked sent at or after since.
+// enter records that events are sent to the broker from now on, and that it may
+// not have what was marked sent at or after since.
 func (r *relay) enter(ctx context.Context, broker string, since time.Time) error {
 	clear(r.unmarked) // acknowledged over a session that may have been lost: not to be marked
 	return r.db.InTx(ctx, func(tx *database.Tx) error {
 		if _, err := tx.ExecContext(ctx, r.sql.enterBroker, broker, micros(time.Now())); err != nil {
 			return fmt.Errorf("event: enter the broker %s: %w", broker, err)
 		}
-		if err := r.doubt(ctx, tx, broker, since); err != nil {
-			return err
-		}
-		return r.sendAgain(ctx, tx, broker)
+		return r.doubt(ctx, tx, broker, since)
 	})
 }
 
@@ -86,25 +83,36 @@ func (r *relay) sendAgain(ctx context.Context, tx *database.Tx, broker string) e
 	return nil
 }
 
-// repair has sent again what connected brokers miss that others have got. It
-// takes its time with one that keeps missing events: each repair sends
-// everything since to all.
+// repairs spaces out the repairs of a broker. Each has everything sent again
+// since the first doubt, to all brokers. What it sends is itself in doubt if the
+// session is lost soon after, so where sessions keep breaking, or a broker keeps
+// missing events, a repair at every turn would send more each time.
+type repairs struct {
+	pause backoff
+	last  time.Time
+	next  time.Time
+}
+
+// repair has sent again what connected brokers may not have.
 func (r *relay) repair(ctx context.Context) error {
 	for _, out := range r.outlets {
 		var since sql.NullInt64
 		if err := r.db.QueryRowContext(ctx, r.sql.missing, out.broker).Scan(&since); err != nil {
 			return fmt.Errorf("event: read what the broker %s may not have: %w", out.broker, err)
 		}
-		switch now := time.Now(); {
-		case !since.Valid:
-			if now.Sub(out.repairAt) > poll {
-				out.repairs.reset()
-			}
-			continue
-		case now.Before(out.repairAt):
+		p := r.repairs[out.broker]
+		if p == nil {
+			p = &repairs{pause: backoff{first: poll, most: resendMargin}}
+			r.repairs[out.broker] = p
+		}
+		now := time.Now()
+		if !since.Valid || now.Before(p.next) {
 			continue
 		}
-		out.repairAt = time.Now().Add(out.repairs.next())
+		if now.Sub(p.last) > 2*resendMargin {
+			p.pause.reset()
+		}
+		p.last, p.next = now, now.Add(p.pause.next())
 		if err := r.markAll(ctx); err != nil {
 			return err
 		}

@@ -151,6 +151,35 @@ func TestABrokerMayBeSilent(t *testing.T) {
 	}
 }
 
+// A connection that breaks again and again has what it put in doubt sent again
+// now and then, not each time: else every loss would have all sent again that
+// the ones before it did.
+func TestAConnectionThatKeepsBreaking(t *testing.T) {
+	inBubble(t, func(t *testing.T, db *database.DB) {
+		b := memory(t)
+		o := event.NewOutbox(db, "front", ping{})
+		run(t, event.NewClient(quick, o, recorder(db, nil), event.Telemetry{}, b))
+		const events = 300
+		for i := range events {
+			publishPings(t, db, o, i+1)
+			time.Sleep(time.Second)
+			if i%5 == 0 {
+				b.Disconnect()
+			}
+		}
+		time.Sleep(time.Minute)
+		if got := applied(t, db, "a"); !slices.Equal(got, upTo(events)) {
+			t.Errorf("%d events are applied", len(got))
+		}
+		if n := len(b.Stored("pings")); n > 10*events {
+			t.Errorf("%d events were sent %d times", events, n)
+		}
+		if n := count(t.Context(), db, "event_broker WHERE missing_since IS NOT NULL"); n != 0 {
+			t.Error("what the last loss put in doubt is not sent again")
+		}
+	})
+}
+
 // In the middle of a move some processes know only the former broker. What they
 // send reaches the other as well: a process that uses it sees to that.
 func TestAProcessThatDoesNotUseABroker(t *testing.T) {

@@ -101,7 +101,7 @@ func NewClient(cfg Config, outbox *Outbox, listener *Listener, t Telemetry, brok
 		cfg: cfg, brokers: brokers, listener: listener, log: t.Log,
 		relay: &relay{
 			Outbox: outbox, cfg: cfg, log: t.Log, metrics: m, name: processName(),
-			joins: make(chan *joining), called: make(chan struct{}, 1), unmarked: map[int64][]string{},
+			joins: make(chan *joining), called: make(chan struct{}, 1), unmarked: map[int64][]string{}, repairs: map[string]*repairs{},
 		},
 		ready: map[string]error{},
 	}

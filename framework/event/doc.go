@@ -77,7 +77,8 @@
 //     its group does, leaves the event to that one.
 //  8. The relay marks an event sent after the broker's acknowledgement. At
 //     every loss of the session and at every start it has everything sent again
-//     that was marked shortly before, durably, before it sends anything new.
+//     that was marked shortly before. That it will is recorded before it sends
+//     anything new; that it does so may wait while sessions keep breaking.
 //     With several brokers one acknowledgement is enough. Whoever marks events
 //     sent records, in the same transaction, which of the brokers that the
 //     outbox knows did not acknowledge them, be it connected to those or not;

@@ -30,6 +30,7 @@ type relay struct {
 
 	// Below is for the goroutine of run, and then that of flush.
 	outlets []*outlet
+	repairs map[string]*repairs // by broker
 
 	// unmarked has what was acknowledged and is not marked yet: by id, the
 	// brokers that did. Where one process relays, marking can wait a little:
@@ -39,10 +40,8 @@ type relay struct {
 
 // outlet is a session to send to.
 type outlet struct {
-	broker   string
-	session  Session
-	repairs  backoff // of repairs while the broker keeps missing events
-	repairAt time.Time
+	broker  string
+	session Session
 }
 
 // joining asks the relay to send to a session, too.
@@ -74,7 +73,7 @@ type row struct {
 }
 
 // join has the relay send to a session until it is lost. Before it sends
-// anything there, it has durably undertaken to send again what is in doubt.
+// anything there, it is on record that what is in doubt has to be sent again.
 func (r *relay) join(stop context.Context, broker string, session Session, since time.Time) error {
 	j := &joining{broker, session, since, make(chan error, 1)}
 	select {
@@ -99,7 +98,7 @@ func (r *relay) run(ctx, stop context.Context) {
 		mark     <-chan time.Time // fires when what is acknowledged should be marked
 		again    <-chan time.Time // fires when what failed should be tried again
 		failed   = backoff{first: 50 * time.Millisecond, most: 2 * time.Second}
-		repaired = time.Now()
+		repaired time.Time
 	)
 	for {
 		var more bool
@@ -136,7 +135,7 @@ func (r *relay) run(ctx, stop context.Context) {
 		case <-ticker.C:
 		case j := <-r.joins:
 			j.done <- r.admit(ctx, j)
-			again = nil
+			again, repaired = nil, time.Time{}
 		case <-again:
 			again = nil
 		case <-mark:
@@ -165,9 +164,7 @@ func (r *relay) admit(ctx context.Context, j *joining) error {
 	if err := r.enter(ctx, j.broker, j.since); err != nil {
 		return err
 	}
-	r.outlets = append(r.outlets, &outlet{
-		broker: j.broker, session: j.session, repairs: backoff{first: poll, most: time.Minute},
-	})
+	r.outlets = append(r.outlets, &outlet{j.broker, j.session})
 	return nil
 }
 
