@@ -1,15 +1,11 @@
 package jetstream_test
 
 import (
-	"context"
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,28 +20,12 @@ import (
 	"github.com/turnstile-go/turnstile/framework/event/jetstream/jetstreamserver"
 )
 
-// embedded is a server in this process, that stops in order.
-type embedded struct {
-	*jetstreamserver.Server
-	options jetstreamserver.Options
-}
-
-func startEmbedded(t *testing.T, o jetstreamserver.Options) *embedded {
+func startEmbedded(t *testing.T, o jetstreamserver.Options) *brokertest.Embedded {
 	t.Helper()
-	e := &embedded{options: o}
-	e.start(t)
-	e.options.Port = brokertest.Port(t, e.URL())
-	t.Cleanup(func() { e.Shutdown() })
-	return e
-}
-
-func (e *embedded) start(t *testing.T) {
-	t.Helper()
-	server, err := jetstreamserver.Start(e.options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.Server = server
+	return brokertest.StartEmbedded(t, func(port int) (brokertest.Server, error) {
+		o.Port = port
+		return jetstreamserver.Start(o)
+	})
 }
 
 func TestConformance(t *testing.T) {
@@ -53,10 +33,10 @@ func TestConformance(t *testing.T) {
 		server := startEmbedded(t, jetstreamserver.Options{Dir: t.TempDir()})
 		return eventtest.Harness{
 			Broker: func(id string) event.Broker {
-				return jetstream.New(jetstream.Config{URL: server.URL(), ClientID: id}, nil)
+				return jetstream.New(jetstream.Config{URL: server.URL, ClientID: id}, nil)
 			},
-			Kill:    func() { server.Shutdown() },
-			Restart: func() { server.start(t) },
+			Kill:    server.Shutdown,
+			Restart: server.Start,
 		}
 	})
 }
@@ -121,9 +101,9 @@ func TestPermissions(t *testing.T) {
 	cfg := jetstream.Config{URL: startRestricted(t, permissions)}
 	for _, ackWait := range []time.Duration{time.Second, time.Minute} { // the second changes the consumer
 		s := connect(t, cfg)
-		in := subscribe(t, s, event.Subscription{Stream: "box.tickets", Group: "orders", AckWait: ackWait})
-		publish(t, s, "box.tickets", "one")
-		d := in.next(t)
+		in := brokertest.Subscribe(t, s, event.Subscription{Stream: "box.tickets", Group: "orders", AckWait: ackWait})
+		brokertest.Publish(t, s, "box.tickets", "one")
+		d := in.Next(t)
 		if err := d.Ack(); err != nil {
 			t.Error(err)
 		}
@@ -135,11 +115,6 @@ func TestPermissions(t *testing.T) {
 
 // Errors of Connect say what is wrong and what to do.
 func TestConnectErrors(t *testing.T) {
-	nobody, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody.Close()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +128,7 @@ func TestConnectErrors(t *testing.T) {
 		cfg  jetstream.Config
 		want string
 	}{
-		{"nobody listens", jetstream.Config{URL: "nats://user:hush@" + nobody.Addr().String()}, "is it running, and is JETSTREAM_URL right?"},
+		{"nobody listens", jetstream.Config{URL: "nats://user:hush@" + brokertest.Nobody(t)}, "is it running, and is JETSTREAM_URL right?"},
 		{"somebody else listens", jetstream.Config{URL: "nats://user:hush@" + silent.Addr().String()}, "is it running, and is JETSTREAM_URL right?"},
 		{"no JetStream", jetstream.Config{URL: core}, "run nats-server with -js"},
 		{"no address", jetstream.Config{URL: "nats://user:hush@host:port"}, "JETSTREAM_URL is not an address"},
@@ -162,16 +137,7 @@ func TestConnectErrors(t *testing.T) {
 		{"no credentials", jetstream.Config{URL: core, Creds: filepath.Join(t.TempDir(), "none.creds")}, "none.creds"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := jetstream.New(tt.cfg, nil).Connect(t.Context())
-			if err == nil {
-				t.Fatal("connected")
-			}
-			if !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("error %q does not say %q", err, tt.want)
-			}
-			if strings.Contains(err.Error(), "hush") {
-				t.Errorf("error %q gives the password away", err)
-			}
+			brokertest.ConnectFails(t, jetstream.New(tt.cfg, nil), tt.want)
 		})
 	}
 }
@@ -192,76 +158,22 @@ func startServer(t *testing.T, o *natsd.Options) (url string) {
 	return s.ClientURL()
 }
 
-// A server that accepts a connection and says nothing holds Connect up no
-// longer than its context.
-func TestConnectIsCancelled(t *testing.T) {
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		conn, err := silent.Accept()
-		cancel()
-		if err == nil {
-			defer conn.Close()
-			conn.Read(make([]byte, 1))
-		}
-	}()
-	start := time.Now()
-	_, err = jetstream.New(jetstream.Config{URL: "nats://" + silent.Addr().String()}, nil).Connect(ctx)
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("connect: %v, want context.Canceled", err)
-	}
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("connect took %v to notice its context", took)
-	}
+// patient returns a broker that finds out by pings that a server is dead, and not
+// by publishes.
+func patient(url string) event.Broker {
+	return jetstream.New(jetstream.Config{URL: url, PublishTimeout: time.Minute}, nil)
 }
 
-// A server that hangs is found out, also by a session that is stuck in writing
-// to it, and costs no publish its answer.
+func TestConnectIsCancelled(t *testing.T) { brokertest.ConnectIsCancelled(t, patient) }
+
 func TestHungServer(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct {
-		name  string
-		count int
-		size  int
-	}{
-		{"idle", 0, 0},
-		{"waiting for acknowledgements", 100, 100},
-		{"stuck in a write", 100, 1_000_000},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			server := brokertest.StartProcess(t)
-			s := connect(t, jetstream.Config{URL: server.URL, PublishTimeout: time.Minute})
-			publish(t, s, "tickets", "first")
-			subscribe(t, s, event.Subscription{Stream: "tickets", Group: "orders"})
-			server.Hang()
-			hung := time.Now()
-			var answered, acked atomic.Int32
-			var publishers sync.WaitGroup
-			for range tt.count {
-				publishers.Go(func() {
-					s.Publish(t.Context(), "tickets", make([]byte, tt.size), func(err error) {
-						answered.Add(1)
-						if err == nil {
-							acked.Add(1)
-						}
-					})
-				})
-			}
-			awaitLost(t, s, hung)
-			if err := s.Close(); err != nil {
-				t.Errorf("close: %v", err)
-			}
-			publishers.Wait()
-			if answered.Load() != int32(tt.count) || acked.Load() > 0 {
-				t.Errorf("of %d publishes %d were answered, %d of them with success", tt.count, answered.Load(), acked.Load())
-			}
-		})
-	}
+	brokertest.HungServer(t, patient)
+}
+
+func TestCloseHungServer(t *testing.T) {
+	t.Parallel()
+	brokertest.CloseHungServer(t, patient)
 }
 
 // A subscription from which nothing comes, not even a sign of life, ends its
@@ -272,23 +184,8 @@ func TestStuckSubscription(t *testing.T) {
 	url := startRestricted(t, slices.DeleteFunc(slices.Clone(permissions), func(subject string) bool { return strings.Contains(subject, "NEXT") }))
 	s := connect(t, jetstream.Config{URL: url})
 	subscribed := time.Now()
-	subscribe(t, s, event.Subscription{Stream: "tickets", Group: "orders"})
-	awaitLost(t, s, subscribed)
-}
-
-// Close does not wait for a server that hangs.
-func TestCloseHungServer(t *testing.T) {
-	t.Parallel()
-	server := brokertest.StartProcess(t)
-	s := connect(t, jetstream.Config{URL: server.URL})
-	server.Hang()
-	start := time.Now()
-	if err := s.Close(); err != nil {
-		t.Errorf("close: %v", err)
-	}
-	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("close took %v", took)
-	}
+	brokertest.Subscribe(t, s, event.Subscription{Stream: "tickets", Group: "orders"})
+	brokertest.AwaitLost(t, s, subscribed)
 }
 
 // A subscription whose consumer or stream somebody has deleted ends its session,
@@ -296,38 +193,38 @@ func TestCloseHungServer(t *testing.T) {
 // makes both again.
 func TestDeleted(t *testing.T) {
 	server := startEmbedded(t, jetstreamserver.Options{})
-	cfg := jetstream.Config{URL: server.URL()}
-	admin := administrator(t, server.URL())
+	cfg := jetstream.Config{URL: server.URL}
+	admin := administrator(t, server.URL)
 	sub := event.Subscription{Stream: "tickets", Group: "orders"}
 
 	s := connect(t, cfg)
-	in := subscribe(t, s, sub)
-	publish(t, s, "tickets", "one")
-	if err := in.next(t).Ack(); err != nil {
+	in := brokertest.Subscribe(t, s, sub)
+	brokertest.Publish(t, s, "tickets", "one")
+	if err := in.Next(t).Ack(); err != nil {
 		t.Fatal(err)
 	}
 	if err := admin.DeleteConsumer(t.Context(), "turnstile-tickets", "orders"); err != nil {
 		t.Fatal(err)
 	}
-	awaitLost(t, s, time.Now())
+	brokertest.AwaitLost(t, s, time.Now())
 
 	s = connect(t, cfg)
-	in = subscribe(t, s, sub)
-	if got := in.next(t); string(got.Body) != "one" {
+	in = brokertest.Subscribe(t, s, sub)
+	if got := in.Next(t); string(got.Body) != "one" {
 		t.Errorf("a consumer that was made anew starts with %q, want the beginning", got.Body)
 	}
 	if err := admin.DeleteStream(t.Context(), "turnstile-tickets"); err != nil {
 		t.Fatal(err)
 	}
-	awaitLost(t, s, time.Now())
+	brokertest.AwaitLost(t, s, time.Now())
 
 	s = connect(t, cfg)
-	publish(t, s, "tickets", "two")
-	if got := subscribe(t, s, sub).next(t); string(got.Body) != "two" {
+	brokertest.Publish(t, s, "tickets", "two")
+	if got := brokertest.Subscribe(t, s, sub).Next(t); string(got.Body) != "two" {
 		t.Errorf("a stream that was made anew has %q, want two", got.Body)
 	}
 
-	publish(t, s, "orders", "one")
+	brokertest.Publish(t, s, "orders", "one")
 	if err := admin.DeleteStream(t.Context(), "turnstile-orders"); err != nil {
 		t.Fatal(err)
 	}
@@ -336,26 +233,26 @@ func TestDeleted(t *testing.T) {
 	if err := <-answer; err == nil {
 		t.Error("a message was stored in a stream that is gone")
 	}
-	awaitLost(t, s, time.Now())
-	publish(t, connect(t, cfg), "orders", "three")
+	brokertest.AwaitLost(t, s, time.Now())
+	brokertest.Publish(t, connect(t, cfg), "orders", "three")
 }
 
 // What an operator has set for a stream or consumer stays, and what cannot work
 // is said.
 func TestOperatorsStreams(t *testing.T) {
 	server := startEmbedded(t, jetstreamserver.Options{})
-	admin := administrator(t, server.URL())
+	admin := administrator(t, server.URL)
 	create := func(cfg natsjs.StreamConfig) {
 		t.Helper()
 		if _, err := admin.CreateStream(t.Context(), cfg); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s := connect(t, jetstream.Config{URL: server.URL(), MaxAge: time.Hour})
+	s := connect(t, jetstream.Config{URL: server.URL, MaxAge: time.Hour})
 
 	create(natsjs.StreamConfig{Name: "turnstile-tickets", Subjects: []string{"turnstile.tickets"}, MaxAge: 5 * time.Hour, Storage: natsjs.MemoryStorage})
-	publish(t, s, "tickets", "one")
-	subscribe(t, s, event.Subscription{Stream: "tickets", Group: "orders"}).next(t)
+	brokertest.Publish(t, s, "tickets", "one")
+	brokertest.Subscribe(t, s, event.Subscription{Stream: "tickets", Group: "orders"}).Next(t)
 	stream, err := admin.Stream(t.Context(), "turnstile-tickets")
 	if err != nil {
 		t.Fatal(err)
@@ -393,11 +290,11 @@ func TestOperatorsStreams(t *testing.T) {
 // them, and what an operator mends is noticed.
 func TestRefusedStream(t *testing.T) {
 	server := startEmbedded(t, jetstreamserver.Options{})
-	admin := administrator(t, server.URL())
+	admin := administrator(t, server.URL)
 	if _, err := admin.CreateStream(t.Context(), natsjs.StreamConfig{Name: "turnstile-tickets", Subjects: []string{"tickets"}}); err != nil {
 		t.Fatal(err)
 	}
-	s := connect(t, jetstream.Config{URL: server.URL()})
+	s := connect(t, jetstream.Config{URL: server.URL})
 	answer := make(chan error, 1)
 	send := func() error {
 		s.Publish(t.Context(), "tickets", []byte("one"), func(err error) { answer <- err })
@@ -422,13 +319,13 @@ func TestRefusedStream(t *testing.T) {
 // Streams that are made by us are as configured, one for each name there can be.
 func TestMakesStreams(t *testing.T) {
 	server := startEmbedded(t, jetstreamserver.Options{})
-	admin := administrator(t, server.URL())
-	s := connect(t, jetstream.Config{URL: server.URL(), MaxAge: time.Hour, MaxBytes: 1 << 20})
+	admin := administrator(t, server.URL)
+	s := connect(t, jetstream.Config{URL: server.URL, MaxAge: time.Hour, MaxBytes: 1 << 20})
 	names := map[string]string{
 		"tickets": "turnstile-tickets", "box.tickets": "turnstile-box_2etickets", "box_2etickets": "turnstile-box_5f2etickets", "großes-haus": "turnstile-gro_c3_9fes-haus",
 	}
 	for stream := range names {
-		publish(t, s, stream, stream)
+		brokertest.Publish(t, s, stream, stream)
 	}
 	for stream, name := range names {
 		made, err := admin.Stream(t.Context(), name)
@@ -444,7 +341,7 @@ func TestMakesStreams(t *testing.T) {
 		if state.Msgs != 1 {
 			t.Errorf("the JetStream stream of %s has %d messages, want 1", stream, state.Msgs)
 		}
-		if got := subscribe(t, s, event.Subscription{Stream: stream, Group: "box.orders"}).next(t); string(got.Body) != stream {
+		if got := brokertest.Subscribe(t, s, event.Subscription{Stream: stream, Group: "box.orders"}).Next(t); string(got.Body) != stream {
 			t.Errorf("%s has %q", stream, got.Body)
 		}
 	}
@@ -455,17 +352,17 @@ func TestMakesStreams(t *testing.T) {
 func TestDeadMember(t *testing.T) {
 	t.Parallel()
 	server := startEmbedded(t, jetstreamserver.Options{})
-	cfg := jetstream.Config{URL: server.URL()}
+	cfg := jetstream.Config{URL: server.URL}
 	sub := event.Subscription{Stream: "tickets", Group: "orders", AckWait: time.Minute, MaxInFlight: 1}
 
 	// What a dead member leaves behind: a message that it has taken, and nobody
 	// to say a word about it.
-	working := subscribe(t, connect(t, cfg), sub)
+	working := brokertest.Subscribe(t, connect(t, cfg), sub)
 	publisher := connect(t, cfg)
-	publish(t, publisher, "tickets", "long")
-	long := working.next(t)
-	publish(t, publisher, "tickets", "orphan")
-	consumer, err := administrator(t, server.URL()).Consumer(t.Context(), "turnstile-tickets", "orders")
+	brokertest.Publish(t, publisher, "tickets", "long")
+	long := working.Next(t)
+	brokertest.Publish(t, publisher, "tickets", "orphan")
+	consumer, err := administrator(t, server.URL).Consumer(t.Context(), "turnstile-tickets", "orders")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -474,8 +371,8 @@ func TestDeadMember(t *testing.T) {
 	}
 
 	died := time.Now()
-	others := subscribe(t, connect(t, cfg), event.Subscription{Stream: "tickets", Group: "orders", AckWait: time.Minute})
-	got := others.next(t)
+	others := brokertest.Subscribe(t, connect(t, cfg), event.Subscription{Stream: "tickets", Group: "orders", AckWait: time.Minute})
+	got := others.Next(t)
 	t.Logf("the message of a dead member came after %v", time.Since(died).Round(time.Millisecond))
 	if string(got.Body) != "orphan" || !got.Redelivered {
 		t.Errorf("the other member is given %s, redelivered %t; want orphan, redelivered", got.Body, got.Redelivered)
@@ -496,13 +393,13 @@ func TestDeadMember(t *testing.T) {
 // A publish to a server that keeps no more messages is answered with its reason.
 func TestFullStream(t *testing.T) {
 	server := startEmbedded(t, jetstreamserver.Options{})
-	if _, err := administrator(t, server.URL()).CreateStream(t.Context(), natsjs.StreamConfig{
+	if _, err := administrator(t, server.URL).CreateStream(t.Context(), natsjs.StreamConfig{
 		Name: "turnstile-tickets", Subjects: []string{"turnstile.tickets"}, MaxMsgs: 1, Discard: natsjs.DiscardNew,
 	}); err != nil {
 		t.Fatal(err)
 	}
-	s := connect(t, jetstream.Config{URL: server.URL()})
-	publish(t, s, "tickets", "one")
+	s := connect(t, jetstream.Config{URL: server.URL})
+	brokertest.Publish(t, s, "tickets", "one")
 	answer := make(chan error, 1)
 	s.Publish(t.Context(), "tickets", []byte("two"), func(err error) { answer <- err })
 	if err := <-answer; err == nil || !strings.Contains(err.Error(), "maximum messages exceeded") {
@@ -512,59 +409,7 @@ func TestFullStream(t *testing.T) {
 
 func connect(t *testing.T, cfg jetstream.Config) event.Session {
 	t.Helper()
-	s, err := jetstream.New(cfg, nil).Connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
-}
-
-// publish stores a message.
-func publish(t *testing.T, s event.Session, stream, body string) {
-	t.Helper()
-	answer := make(chan error, 1)
-	s.Publish(t.Context(), stream, []byte(body), func(err error) { answer <- err })
-	if err := <-answer; err != nil {
-		t.Fatal(err)
-	}
-}
-
-type inbox chan event.Delivery
-
-func subscribe(t *testing.T, s event.Session, sub event.Subscription) inbox {
-	t.Helper()
-	in := make(inbox, 100)
-	if _, err := s.Subscribe(t.Context(), sub, func(d event.Delivery) { in <- d }); err != nil {
-		t.Fatal(err)
-	}
-	return in
-}
-
-func (in inbox) next(t *testing.T) event.Delivery {
-	t.Helper()
-	select {
-	case d := <-in:
-		return d
-	case <-time.After(20 * time.Second):
-		t.Fatal("nothing is delivered")
-		panic("unreachable")
-	}
-}
-
-// awaitLost waits until s is known to be lost, which should not take long.
-func awaitLost(t *testing.T, s event.Session, since time.Time) {
-	t.Helper()
-	select {
-	case <-s.Lost():
-	case <-time.After(20 * time.Second):
-		t.Fatal("the loss of the session is not noticed")
-	}
-	took := time.Since(since)
-	t.Logf("found after %v", took.Round(time.Millisecond))
-	if took > 5*time.Second {
-		t.Errorf("it took %v to find that the session is dead", took)
-	}
+	return brokertest.Connect(t, jetstream.New(cfg, nil))
 }
 
 // administrator is a client that does as it likes.

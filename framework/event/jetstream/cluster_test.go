@@ -67,7 +67,7 @@ func exchange(t *testing.T, cfg jetstream.Config, name string, stored, delivered
 		return err
 	}
 	defer s.Close()
-	in := make(inbox, 1000)
+	in := make(chan event.Delivery, 1000)
 	if _, err := s.Subscribe(t.Context(), event.Subscription{Stream: "tickets", Group: "orders"}, func(d event.Delivery) { in <- d }); err != nil {
 		return err
 	}

@@ -1,5 +1,7 @@
 // Package brokertest is what the tests of brokers with a server of their own
-// share: a server process to kill, load while it is killed, and latency.
+// share: a server in the process, and one in its own to kill; how a session
+// connects, and what it makes of a server that hangs; load while the server is
+// killed; and latency.
 package brokertest
 
 import (

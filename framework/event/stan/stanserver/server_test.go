@@ -3,14 +3,13 @@ package stanserver
 import (
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/nats-io/stan.go"
+
+	"github.com/turnstile-go/turnstile/framework/event/internal/brokertest"
 )
 
 func start(t *testing.T, o Options) *Server {
@@ -23,23 +22,10 @@ func start(t *testing.T, o Options) *Server {
 	return s
 }
 
-func port(t *testing.T, s *Server) int {
-	t.Helper()
-	u, err := url.Parse(s.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := strconv.Atoi(u.Port())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
 // use publishes a message and returns how many the channel has.
-func use(t *testing.T, s *Server) uint64 {
+func use(t *testing.T, url string) uint64 {
 	t.Helper()
-	conn, err := stan.Connect("turnstile", "test", stan.NatsURL(s.URL()))
+	conn, err := stan.Connect("turnstile", "test", stan.NatsURL(url))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,26 +49,10 @@ func indexes(t *testing.T, dir string) int {
 	return len(found)
 }
 
-func TestKeepsMessages(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "new", "[odd] *name")
-	for n := range uint64(3) {
-		s := start(t, Options{Dir: dir})
-		if got := use(t, s); got != n+1 {
-			t.Errorf("start %d: %d messages, want %d", n+1, got, n+1)
-		}
-		s.Shutdown()
-		s.Shutdown()
-	}
-}
-
-func TestKeepsNothingInMemory(t *testing.T) {
-	for range 2 {
-		s := start(t, Options{})
-		if got := use(t, s); got != 1 {
-			t.Errorf("%d messages, want 1", got)
-		}
-		s.Shutdown()
-	}
+func TestServer(t *testing.T) {
+	brokertest.EmbeddedServer(t, func(dir string, port int) (brokertest.Server, error) {
+		return Start(Options{Dir: dir, Port: port})
+	}, use)
 }
 
 // A directory that was left in order keeps its indexes; any other loses them
@@ -90,7 +60,7 @@ func TestKeepsNothingInMemory(t *testing.T) {
 func TestRepairsAfterUncleanStop(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, Options{Dir: dir})
-	use(t, s)
+	use(t, s.URL())
 	s.Shutdown()
 	if indexes(t, dir) != 1 {
 		t.Fatalf("%d indexes in a directory with one channel", indexes(t, dir))
@@ -119,36 +89,7 @@ func TestRepairsAfterUncleanStop(t *testing.T) {
 	leave()
 
 	s = start(t, Options{Dir: dir})
-	if got := use(t, s); got != 2 {
+	if got := use(t, s.URL()); got != 2 {
 		t.Errorf("%d messages, want 2", got)
-	}
-}
-
-func TestBusyPort(t *testing.T) {
-	first := start(t, Options{})
-	_, err := Start(Options{Port: port(t, first)})
-	if err == nil {
-		t.Fatal("two servers on one port")
-	}
-	if want := "choose another port"; !strings.Contains(err.Error(), want) {
-		t.Errorf("error %q does not say %q", err, want)
-	}
-	again := port(t, first)
-	first.Shutdown()
-	start(t, Options{Port: again})
-}
-
-func TestBusyDir(t *testing.T) {
-	dir := t.TempDir()
-	first := start(t, Options{Dir: dir})
-	_, err := Start(Options{Dir: dir})
-	if err == nil {
-		t.Fatal("two servers in one directory")
-	}
-	if want := "another server is using the directory"; !strings.Contains(err.Error(), want) {
-		t.Errorf("error %q does not say %q", err, want)
-	}
-	if got := use(t, first); got != 1 {
-		t.Errorf("%d messages in the first server, want 1", got)
 	}
 }
