@@ -436,3 +436,19 @@ func TestListenConnectsAgain(t *testing.T) {
 	}
 	must(t, syscall.Kill(frozen, syscall.SIGCONT))
 }
+
+// A disk that is full is no fault of what was to be written.
+func TestNoRoom(t *testing.T) {
+	db := databasetest.SQLite(t)
+	err := db.InTx(t.Context(), func(tx *database.Tx) error {
+		for _, statement := range []string{"CREATE TABLE heap (b BLOB)", "PRAGMA max_page_count = 20", "INSERT INTO heap VALUES (zeroblob(1000000))"} {
+			if _, err := tx.ExecContext(t.Context(), statement); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil || !database.Away(err) || database.Retryable(err) {
+		t.Errorf("without room: %v, away %v, retryable %v", err, database.Away(err), database.Retryable(err))
+	}
+}

@@ -269,7 +269,8 @@ func Retryable(err error) bool {
 }
 
 // Away reports whether err says that the database could not be reached, shut the
-// connection, or had none free, rather than that it refused what was asked.
+// connection, had none free, or has no room or no disk to work on, rather than
+// that it refused what was asked.
 func Away(err error) bool {
 	if errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, errBusy) {
 		return true
@@ -282,6 +283,12 @@ func Away(err error) bool {
 		// memory or disk; 25P03: idle in transaction for too long.
 		return strings.HasPrefix(e.Code, "08") || strings.HasPrefix(e.Code, "57P") ||
 			strings.HasPrefix(e.Code, "53") || e.Code == "25P03"
+	}
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		switch e.Code() & 0xff {
+		case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN:
+			return true
+		}
 	}
 	return pgconn.SafeToRetry(err) || netError(err)
 }

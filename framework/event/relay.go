@@ -349,7 +349,7 @@ type brokerName struct {
 // runSchedule publishes scheduled events when they are due, until ctx is done.
 // It needs no broker.
 func (r *relay) runSchedule(ctx context.Context) {
-	failed := backoff{first: 50 * time.Millisecond, most: 5 * time.Second}
+	failed := backoff{first: 50 * time.Millisecond, most: 2 * time.Second}
 	for {
 		more, err := r.publishDue(ctx)
 		if err != nil && ctx.Err() == nil {

@@ -19,7 +19,7 @@ const skew = time.Minute
 // until stop is done. It is needed whatever the batches do: a batch that fails
 // is done again without releases, and a process can end anywhere.
 func (l *Listener) sweep(ctx, stop context.Context) {
-	failed := backoff{first: 50 * time.Millisecond, most: 5 * time.Second}
+	failed := backoff{first: 50 * time.Millisecond, most: 2 * time.Second}
 	for {
 		due, next, err := l.wakeUps(ctx)
 		if err == nil && len(due) > 0 {
