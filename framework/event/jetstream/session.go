@@ -257,26 +257,15 @@ func (s *session) makeStream(ctx context.Context, stream string) error {
 
 // Subscribe implements [event.Session].
 func (s *session) Subscribe(ctx context.Context, to event.Subscription, deliver func(event.Delivery)) (func() error, error) {
-	stop, err := s.subscribe(ctx, to, deliver)
-	if err != nil {
-		return nil, fmt.Errorf("subscribe group %s to %s: %w", to.Group, to.Stream, err)
-	}
-	return stop, nil
+	return s.Session.Subscribe(ctx, to.Stream, to.Group, func() (natsconn.Subscription, error) {
+		return s.subscribe(ctx, to, deliver)
+	})
 }
 
-func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver func(event.Delivery)) (func() error, error) {
-	if to.Stream == "" || to.Group == "" {
-		return nil, errors.New("a subscription needs a stream and a group")
-	}
-	done, err := s.Begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
+func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver func(event.Delivery)) (*subscription, error) {
 	if err := s.require(ctx, to.Stream); err != nil {
 		return nil, err
 	}
-
 	ackWait := max(cmp.Or(to.AckWait, 30*time.Second), time.Second)
 	sub := &subscription{
 		deliver: deliver,
@@ -289,7 +278,7 @@ func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver 
 		open:      map[*message]struct{}{},
 		room:      make(chan struct{}, 1),
 	}
-	err = s.request(ctx, func(ctx context.Context) (err error) {
+	err := s.request(ctx, func(ctx context.Context) (err error) {
 		sub.consumer, err = s.consumer(ctx, to, sub.renewal)
 		return err
 	})
@@ -297,11 +286,7 @@ func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver 
 		return nil, err
 	}
 	sub.start(s.Context())
-	s.Add(sub)
-	return sync.OnceValue(func() error {
-		s.Remove(sub)
-		return nil
-	}), nil
+	return sub, nil
 }
 
 // consumer returns the group's durable consumer of the stream, which is made if

@@ -73,6 +73,10 @@ func (sub *subscription) Stop() {
 	clear(sub.open)
 }
 
+// Leave implements [natsconn.Subscription]. The server counts no members: it gives
+// messages to those who ask.
+func (sub *subscription) Leave() error { return nil }
+
 // receive fetches messages whenever there is room for one. The error says why
 // there will be no more.
 func (sub *subscription) receive(ctx context.Context, arrived chan<- *message) error {

@@ -69,6 +69,26 @@ func reason(err error) error {
 	return err
 }
 
+// Subscribe implements [event.Session]. The server counts AckWait in whole
+// seconds: it is rounded up.
+func (s *session) Subscribe(ctx context.Context, to event.Subscription, deliver func(event.Delivery)) (func() error, error) {
+	return s.Session.Subscribe(ctx, to.Stream, to.Group, func() (natsconn.Subscription, error) {
+		sub := &subscription{deliver: deliver}
+		var err error
+		sub.stan, err = s.conn.QueueSubscribe(to.Stream, to.Group, sub.handle,
+			stan.DurableName(to.Group),
+			stan.DeliverAllAvailable(),
+			stan.SetManualAckMode(),
+			stan.MaxInflight(cmp.Or(to.MaxInFlight, 256)),
+			stan.AckWait(time.Duration(seconds(cmp.Or(to.AckWait, 30*time.Second)))*time.Second),
+		)
+		if err != nil {
+			return nil, reason(err)
+		}
+		return sub, nil
+	})
+}
+
 // subscription is a membership in a durable queue group.
 type subscription struct {
 	stan    stan.Subscription
@@ -94,45 +114,12 @@ func (sub *subscription) Stop() {
 	sub.stopped = true
 }
 
-// Subscribe implements [event.Session]. The server counts AckWait in whole
-// seconds: it is rounded up.
-func (s *session) Subscribe(ctx context.Context, sub event.Subscription, deliver func(event.Delivery)) (func() error, error) {
-	stop, err := s.subscribe(ctx, sub, deliver)
-	if err != nil {
-		return nil, fmt.Errorf("subscribe group %s to %s: %w", sub.Group, sub.Stream, err)
+// Leave implements [natsconn.Subscription].
+func (sub *subscription) Leave() error {
+	// Close, never Unsubscribe: that would give up the group's position.
+	err := sub.stan.Close()
+	if errors.Is(reason(err), errLost) {
+		return nil // whoever is not connected is no member
 	}
-	return stop, nil
-}
-
-func (s *session) subscribe(ctx context.Context, to event.Subscription, deliver func(event.Delivery)) (func() error, error) {
-	if to.Stream == "" || to.Group == "" {
-		return nil, errors.New("a subscription needs a stream and a group")
-	}
-	done, err := s.Begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-
-	sub := &subscription{deliver: deliver}
-	sub.stan, err = s.conn.QueueSubscribe(to.Stream, to.Group, sub.handle,
-		stan.DurableName(to.Group),
-		stan.DeliverAllAvailable(),
-		stan.SetManualAckMode(),
-		stan.MaxInflight(cmp.Or(to.MaxInFlight, 256)),
-		stan.AckWait(time.Duration(seconds(cmp.Or(to.AckWait, 30*time.Second)))*time.Second),
-	)
-	if err != nil {
-		return nil, reason(err)
-	}
-	s.Add(sub)
-	return sync.OnceValue(func() error {
-		s.Remove(sub)
-		// Close, never Unsubscribe: that would give up the group's position.
-		err := sub.stan.Close()
-		if err == nil || errors.Is(reason(err), errLost) {
-			return nil // whoever is not connected is no member
-		}
-		return fmt.Errorf("leave group %s of %s: %w", to.Group, to.Stream, err)
-	}), nil
+	return err
 }

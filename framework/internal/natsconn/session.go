@@ -2,6 +2,7 @@ package natsconn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -30,6 +31,9 @@ type Subscription interface {
 	// Stop returns when nothing is being delivered or will be. It may be called
 	// again.
 	Stop()
+
+	// Leave tells the server, after Stop, if there is anything to tell.
+	Leave() error
 }
 
 // NewSession returns a session with at most window publishes under way, whose
@@ -97,8 +101,8 @@ func (s *Session) Close() error {
 	return nil
 }
 
-// Begin lets a call use the connection until it calls done.
-func (s *Session) Begin(ctx context.Context) (done func(), err error) {
+// begin lets a call use the connection until it calls done.
+func (s *Session) begin(ctx context.Context) (done func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -147,25 +151,48 @@ func (s *Session) enter(ctx context.Context) (done func(), err error) {
 	case <-s.alive.Done():
 		return nil, s.over
 	}
-	if done, err = s.Begin(ctx); err != nil {
+	if done, err = s.begin(ctx); err != nil {
 		<-s.window
 	}
 	return done, err
 }
 
-// Add notes a subscription. Whoever adds it has begun.
-func (s *Session) Add(sub Subscription) {
+// Subscribe calls join, which asks the server for the stream's messages. leave
+// ends that; only its first call counts.
+func (s *Session) Subscribe(ctx context.Context, stream, group string, join func() (Subscription, error)) (leave func() error, err error) {
+	sub, err := s.subscribe(ctx, stream, group, join)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe group %s to %s: %w", group, stream, err)
+	}
+	return sync.OnceValue(func() error {
+		sub.Stop()
+		s.mu.Lock()
+		delete(s.subs, sub)
+		s.mu.Unlock()
+		if err := sub.Leave(); err != nil {
+			return fmt.Errorf("leave group %s of %s: %w", group, stream, err)
+		}
+		return nil
+	}), nil
+}
+
+func (s *Session) subscribe(ctx context.Context, stream, group string, join func() (Subscription, error)) (Subscription, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if stream == "" || group == "" {
+		return nil, errors.New("a subscription needs a stream and a group")
+	}
+	sub, err := join()
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.subs[sub] = struct{}{}
-}
-
-// Remove stops a subscription and forgets it.
-func (s *Session) Remove(sub Subscription) {
-	sub.Stop()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.subs, sub)
+	return sub, nil
 }
 
 // StopSubscriptions stops every subscription.

@@ -12,11 +12,14 @@ var (
 	errDown = errors.New("the connection is down")
 )
 
-// received is a subscription that counts how often it was stopped.
-type received struct{ stopped int }
+// member is a subscription that counts what was done to it.
+type member struct{ stopped, left int }
 
-func (r *received) Stop() { r.stopped++ }
+func (m *member) Stop() { m.stopped++ }
 
+func (m *member) Leave() error { m.left++; return nil }
+
+// A session that is closed waits for what has begun, and stops its subscriptions.
 func TestCloseSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSession(errOver, 1)
@@ -26,14 +29,27 @@ func TestCloseSession(t *testing.T) {
 			}
 			s.Finish()
 		}()
-		done, err := s.Begin(t.Context())
-		if err != nil {
-			t.Fatal(err)
+		subscribe := func(m *member) func() error {
+			leave, err := s.Subscribe(t.Context(), "tickets", "orders", func() (Subscription, error) { return m, nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			return leave
 		}
-		left, stays := &received{}, &received{}
-		s.Add(left)
-		s.Add(stays)
-		s.Remove(left)
+		var early, late, slow member
+		leave := subscribe(&early)
+		for range 2 {
+			if err := leave(); err != nil {
+				t.Errorf("leave: %v", err)
+			}
+		}
+		subscribe(&late)
+		joined := make(chan struct{})
+		go s.Subscribe(t.Context(), "tickets", "orders", func() (Subscription, error) {
+			<-joined
+			return &slow, nil
+		})
+		synctest.Wait()
 
 		closed := make(chan struct{})
 		for range 2 {
@@ -45,8 +61,8 @@ func TestCloseSession(t *testing.T) {
 			}()
 		}
 		<-s.Lost()
-		if _, err := s.Begin(t.Context()); !errors.Is(err, errOver) {
-			t.Errorf("begin: %v, want %v", err, errOver)
+		if _, err := s.Subscribe(t.Context(), "tickets", "orders", nil); !errors.Is(err, errOver) {
+			t.Errorf("subscribe: %v, want %v", err, errOver)
 		}
 		synctest.Wait()
 		select {
@@ -54,11 +70,14 @@ func TestCloseSession(t *testing.T) {
 			t.Error("close does not wait for the calls under way")
 		default:
 		}
-		done()
+		close(joined)
 		<-closed
 		<-closed
-		if left.stopped != 1 || stays.stopped != 1 {
-			t.Errorf("subscriptions were stopped %d and %d times, want once each", left.stopped, stays.stopped)
+		if want := (member{stopped: 1, left: 1}); early != want {
+			t.Errorf("a subscription that was left is %+v, want %+v", early, want)
+		}
+		if want := (member{stopped: 1}); late != want || slow != want {
+			t.Errorf("subscriptions that were not left are %+v and %+v, want %+v", late, slow, want)
 		}
 		if err := s.Close(); err != nil {
 			t.Errorf("close again: %v", err)
