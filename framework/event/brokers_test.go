@@ -214,6 +214,35 @@ func TestAProcessThatDoesNotUseABroker(t *testing.T) {
 	})
 }
 
+// What a broker misses counts from the earliest mark, also where that is written
+// last: processes have clocks of their own, and take turns at the broker's row.
+func TestMarksOutOfOrder(t *testing.T) {
+	inBubble(t, func(t *testing.T, db *database.DB) {
+		former, latter := eventtest.Named("former", memory(t)), memory(t)
+		// Another process, whose clock is ahead, has noted that the latter is away.
+		ahead := time.Now().Add(5 * time.Second)
+		err := db.InTx(t.Context(), func(tx *database.Tx) error {
+			_, err := tx.ExecContext(t.Context(), "INSERT INTO event_broker (broker, since, missing_since) VALUES ('latter', $1, $2)",
+				time.Now().Add(-time.Hour).UnixMicro(), ahead.UnixMicro())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := event.NewOutbox(db, "front", ping{})
+		run(t, event.NewClient(quick, o, nil, event.Telemetry{}, former))
+		publishPings(t, db, o, 1)
+		time.Sleep(time.Hour)
+		publishPings(t, db, o, 2)
+		time.Sleep(time.Second)
+		run(t, event.NewClient(quick, event.NewOutbox(db, "front"), nil, event.Telemetry{}, former, eventtest.Named("latter", latter)))
+		time.Sleep(time.Minute)
+		if got := stored(t, latter); !slices.Equal(got, []string{"1", "2"}) {
+			t.Errorf("the latter broker has %v", got)
+		}
+	})
+}
+
 // Going back finds the former broker with what was sent in its absence.
 func TestAMoveCanBeUndone(t *testing.T) {
 	inBubble(t, func(t *testing.T, db *database.DB) {

@@ -105,9 +105,10 @@ RETURNING id, stream, key, event_id, type, due_at, body`,
 		unsent:   `SELECT id, stream, body FROM event_outbox WHERE sent_at IS NULL ORDER BY id LIMIT $1` + d.skipLocked,
 		markSent: `UPDATE event_outbox SET sent_at = $2 WHERE id IN (SELECT t.id FROM ` + d.rows("id bigint") + `)`,
 		// Not only where it is null: the row's lock has whoever sends again
-		// what the broker misses wait for this transaction.
+		// what the broker misses wait for this transaction. And the earliest:
+		// marks are not written in the order of their times.
 		markMissing: `
-UPDATE event_broker SET missing_since = coalesce(missing_since, $2)
+UPDATE event_broker SET missing_since = CASE WHEN missing_since < $2 THEN missing_since ELSE $2 END
 WHERE broker NOT IN (SELECT t.broker FROM ` + d.rows("broker text") + `)`,
 		lastSent: `SELECT max(sent_at) FROM event_outbox WHERE sent_at IS NOT NULL`,
 
