@@ -304,7 +304,7 @@ func (c *Client) serve(ctx, stop context.Context, b Broker, session Session, dra
 	var subscribing sync.WaitGroup
 	var stops []func() error
 	if c.listener != nil {
-		subscribing.Go(func() { stops = c.subscribe(stop, over, b, session) })
+		subscribing.Go(func() { stops = c.subscribe(over, b, session) })
 	}
 	select {
 	case <-session.Lost():
@@ -334,7 +334,7 @@ func (c *Client) serve(ctx, stop context.Context, b Broker, session Session, dra
 
 // subscribe joins every stream, and tries again those that refuse, until over
 // is done. It returns how to leave those joined.
-func (c *Client) subscribe(stop, over context.Context, b Broker, session Session) (stops []func() error) {
+func (c *Client) subscribe(over context.Context, b Broker, session Session) (stops []func() error) {
 	failed := backoff{first: 50 * time.Millisecond, most: time.Second}
 	todo := c.listener.streams()
 	for {
@@ -344,7 +344,7 @@ func (c *Client) subscribe(stop, over context.Context, b Broker, session Session
 			}
 			leave, err := session.Subscribe(over, Subscription{
 				Stream: stream, Group: c.listener.group, MaxInFlight: c.cfg.MaxInFlight, AckWait: c.cfg.AckWait,
-			}, func(d Delivery) { c.listener.deliver(stop, b.Name(), stream, d) })
+			}, func(d Delivery) { c.listener.deliver(over, b.Name(), stream, d) })
 			if err != nil {
 				c.setReady(subscriptionCheck(b, stream), notReady(err.Error()))
 				c.log.WarnContext(over, "events: not subscribed; trying again", "broker", b.Name(), "stream", stream, "group", c.listener.group, "err", err)

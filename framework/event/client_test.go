@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -91,6 +92,35 @@ func TestDrainHasALimit(t *testing.T) {
 		default:
 		}
 	})
+}
+
+// Handlers that are busy for long hold up deliveries, but not what replaces a
+// lost connection: it is needed to send.
+func TestBusyHandlersDoNotHoldUpTheNextSession(t *testing.T) {
+	db := databasetest.Postgres(t, event.Migrations(), effects())
+	config := quick
+	config.Workers, config.MaxInFlight, config.Batch = 1, 1, 1
+	entered, leave := make(chan struct{}), make(chan struct{})
+	enter := sync.OnceFunc(func() { close(entered) })
+	b := memory(t)
+	o := event.NewOutbox(db, "front", ping{})
+	c := event.NewClient(config, o, recorder(db, func(*event.Message[ping]) error {
+		enter()
+		<-leave
+		return nil
+	}), event.Telemetry{}, b)
+	run(t, c)
+	t.Cleanup(func() { close(leave) })
+	publishPings(t, db, o, 1)
+	receive(t, entered, "the handler")
+	for i := range 4 {
+		// The event that is not acknowledged comes again with each session.
+		eventually(t, "a subscription", func() bool { return c.Ready()["subscription pings on memory"] == nil })
+		b.Disconnect()
+		sent := len(stored(t, b))
+		publishPings(t, db, o, i+2)
+		eventually(t, "an event sent over the next session", func() bool { return len(stored(t, b)) > sent })
+	}
 }
 
 // The checks name the broker and every subscription, and say that the service

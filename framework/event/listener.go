@@ -127,15 +127,16 @@ func (l *Listener) run(ctx, stop context.Context) {
 	parts.Wait()
 }
 
-// deliver takes a message from the broker. Messages of one key go to one
-// worker, so that no two workers wait for one cursor.
-func (l *Listener) deliver(stop context.Context, broker, stream string, d Delivery) {
+// deliver takes a message from the broker, unless its session is over before
+// there is room: then it comes again. Messages of one key go to one worker, so
+// that no two workers wait for one cursor.
+func (l *Listener) deliver(over context.Context, broker, stream string, d Delivery) {
 	a := &arrival{body: d.Body, redelivered: d.Redelivered, ack: d.Ack}
 	var err error
 	if a.envelope, err = decodeEnvelope(stream, d.Body); err != nil {
 		a.envelope, a.malformed = &envelope{Stream: stream}, err
 	}
-	l.metrics.delivered(stop, broker, l.group, stream, d.Redelivered)
+	l.metrics.delivered(over, broker, l.group, stream, d.Redelivered)
 	var h maphash.Hash
 	h.SetSeed(l.seed)
 	_, _ = h.WriteString(a.Stream)
@@ -143,7 +144,7 @@ func (l *Listener) deliver(stop context.Context, broker, stream string, d Delive
 	_, _ = h.WriteString(a.Key)
 	select {
 	case l.workers[h.Sum64()%uint64(len(l.workers))].queue <- a:
-	case <-stop.Done():
+	case <-over.Done():
 	}
 }
 
