@@ -22,6 +22,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/eventtest"
 )
 
 // A service that stops finishes what its handlers are at, and sends what they
@@ -333,6 +334,41 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is %v: an event is dead since just now", name, gauges[name])
 		}
 	}
+}
+
+// Each broker is measured by its own answers, however long another takes.
+func TestBrokersAreMeasuredApart(t *testing.T) {
+	inBubble(t, func(t *testing.T, db *database.DB) {
+		reader := metric.NewManualReader()
+		provider := metric.NewMeterProvider(metric.WithReader(reader))
+		defer func() { _ = provider.Shutdown(context.Background()) }()
+		swift, slow := memory(t), memory(t)
+		slow.SetFaults(eventtest.Faults{MaxDelay: time.Hour})
+		o := event.NewOutbox(db, "front", ping{})
+		run(t, event.NewClient(quick, o, nil, event.Telemetry{Meter: provider}, eventtest.Named("swift", swift), eventtest.Named("slow", slow)))
+		time.Sleep(time.Second)
+		publishPings(t, db, o, 1)
+		time.Sleep(2 * time.Hour)
+		var all metricdata.ResourceMetrics
+		if err := reader.Collect(t.Context(), &all); err != nil {
+			t.Fatal(err)
+		}
+		took := map[string]time.Duration{}
+		for _, s := range all.ScopeMetrics {
+			for _, m := range s.Metrics {
+				if m.Name != "messaging.client.operation.duration" {
+					continue
+				}
+				for _, p := range m.Data.(metricdata.Histogram[float64]).DataPoints {
+					broker, _ := p.Attributes.Value("messaging.system")
+					took[broker.AsString()] += time.Duration(p.Sum * float64(time.Second))
+				}
+			}
+		}
+		if took["swift"] > time.Second || took["slow"] < time.Minute {
+			t.Errorf("the brokers took %v", took)
+		}
+	})
 }
 
 // Nothing that a client started outlives Run, however its sessions ended.

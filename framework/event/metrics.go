@@ -123,7 +123,7 @@ func watch(t Telemetry, o *Outbox, l *Listener) error {
 		{&g.age, "turnstile.event.outbox.age", "How long the oldest unsent event has waited."},
 		{&g.parkedAge, "turnstile.event.parked.age", "How long the oldest event of a state has been parked."},
 		{&g.lag, "turnstile.event.lag", "How far a group is behind a stream: the age of the oldest event that was delivered and has not taken effect."},
-		{&g.brokerAt, "turnstile.event.broker.missing", "For how long a broker has missed events that another took; 0 if it misses none."},
+		{&g.brokerAt, "turnstile.event.broker.missing", "From how long ago on a broker may lack events that were sent; 0 if it lacks none."},
 	} {
 		var err error
 		if *c.into, err = meter.Float64ObservableGauge(c.name, metric.WithUnit("s"), metric.WithDescription(c.about)); err != nil {
@@ -224,7 +224,7 @@ func ageOf(since sql.NullInt64) float64 {
 	return max(0, time.Since(fromMicros(since.Int64)).Seconds())
 }
 
-func (m *metrics) sent(ctx context.Context, broker string, rows []row, acked int, start time.Time) {
+func (m *metrics) sent(ctx context.Context, broker string, rows []row, acked int, took time.Duration) {
 	system := attribute.String("messaging.system", broker)
 	count := func(n int, outcome string) {
 		if n > 0 {
@@ -233,7 +233,7 @@ func (m *metrics) sent(ctx context.Context, broker string, rows []row, acked int
 	}
 	count(acked, "acknowledged")
 	count(len(rows)-acked, "failed")
-	m.sendDuration.Record(ctx, time.Since(start).Seconds(), metric.WithAttributes(system, attribute.String("messaging.operation.name", "send")))
+	m.sendDuration.Record(ctx, took.Seconds(), metric.WithAttributes(system, attribute.String("messaging.operation.name", "send")))
 	m.batchSize.Record(ctx, int64(len(rows)), metric.WithAttributes(system))
 }
 

@@ -264,6 +264,7 @@ func (r *relay) send(ctx context.Context, rows []row) (acked map[int64][]string,
 		pending sync.WaitGroup
 		counts  = make([]int, len(r.outlets)) // acknowledged, by outlet
 		refused = make([]error, len(r.outlets))
+		took    = make([]time.Duration, len(r.outlets)) // until the last answer
 		start   = time.Now()
 	)
 	acked = make(map[int64][]string, len(rows))
@@ -272,6 +273,7 @@ func (r *relay) send(ctx context.Context, rows []row) (acked map[int64][]string,
 			pending.Add(1)
 			out.session.Publish(ctx, o.stream, o.body, func(e error) {
 				mu.Lock()
+				took[i] = time.Since(start)
 				if e == nil {
 					acked[o.id] = append(acked[o.id], out.broker)
 					counts[i]++
@@ -285,7 +287,7 @@ func (r *relay) send(ctx context.Context, rows []row) (acked map[int64][]string,
 	}
 	pending.Wait()
 	for i, out := range r.outlets {
-		r.metrics.sent(ctx, out.broker, rows, counts[i], start)
+		r.metrics.sent(ctx, out.broker, rows, counts[i], took[i])
 	}
 	if len(acked) < len(rows) {
 		return acked, errors.Join(refused...)
