@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,6 +244,50 @@ func TestMarksOutOfOrder(t *testing.T) {
 		}
 	})
 }
+
+// Marks that fail, as on a disk that is full, are tried again less and less often.
+func TestMarksThatFail(t *testing.T) {
+	inBubble(t, func(t *testing.T, db *database.DB) {
+		b := memory(t)
+		var text strings.Builder
+		var mu sync.Mutex
+		log := slog.New(slog.NewTextHandler(writer(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return text.Write(p)
+		}), nil))
+		o := event.NewOutbox(db, "front", ping{})
+		run(t, event.NewClient(quick, o, recorder(db, nil), event.Telemetry{Log: log}, b))
+		publishPings(t, db, o, 1)
+		time.Sleep(time.Minute)
+		change := func(statement string) {
+			err := db.InTx(t.Context(), func(tx *database.Tx) error {
+				_, err := tx.ExecContext(t.Context(), statement)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		change("CREATE UNIQUE INDEX full ON event_outbox ((sent_at IS NULL))") // no second event may be marked
+		publishPings(t, db, o, 2)
+		time.Sleep(time.Minute)
+		mu.Lock()
+		if n := strings.Count(text.String(), "not marked"); n == 0 || n > 60 {
+			t.Errorf("within a minute it was tried %d times", n)
+		}
+		mu.Unlock()
+		change("DROP INDEX full")
+		time.Sleep(5 * time.Second)
+		if n := count(t.Context(), db, "event_outbox WHERE sent_at IS NULL"); n != 0 {
+			t.Error("it is not marked in the end")
+		}
+	})
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // Going back finds the former broker with what was sent in its absence.
 func TestAMoveCanBeUndone(t *testing.T) {

@@ -98,6 +98,7 @@ func (r *relay) run(ctx, stop context.Context) {
 		mark     <-chan time.Time // fires when what is acknowledged should be marked
 		again    <-chan time.Time // fires when what failed should be tried again
 		failed   = backoff{first: 50 * time.Millisecond, most: 2 * time.Second}
+		unmarked = failed // tries to mark
 		repaired time.Time
 	)
 	for {
@@ -141,7 +142,10 @@ func (r *relay) run(ctx, stop context.Context) {
 		case <-mark:
 			mark = nil
 			if err := r.markAll(ctx); err != nil {
-				r.log.WarnContext(ctx, "relay: events are sent but not marked; they are sent again", "err", err)
+				r.log.WarnContext(ctx, "relay: events are sent but not marked yet; tried again", "err", err)
+				mark = time.After(unmarked.next())
+			} else {
+				unmarked.reset()
 			}
 		case <-stop.Done():
 			return
