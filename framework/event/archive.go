@@ -3,6 +3,7 @@ package event
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -97,7 +98,13 @@ type repairs struct {
 func (r *relay) repair(ctx context.Context) error {
 	for _, out := range r.outlets {
 		var since sql.NullInt64
-		if err := r.db.QueryRowContext(ctx, r.sql.missing, out.broker).Scan(&since); err != nil {
+		err := r.db.QueryRowContext(ctx, r.sql.missing, out.broker).Scan(&since)
+		if errors.Is(err, sql.ErrNoRows) {
+			// The database is not the one that we told of the broker: it was
+			// restored, or another took over that had not heard of it.
+			return r.enter(ctx, out.broker, time.Now().Add(-resendMargin))
+		}
+		if err != nil {
 			return fmt.Errorf("event: read what the broker %s may not have: %w", out.broker, err)
 		}
 		p := r.repairs[out.broker]
@@ -116,7 +123,7 @@ func (r *relay) repair(ctx context.Context) error {
 		if err := r.markAll(ctx); err != nil {
 			return err
 		}
-		err := r.db.InTx(ctx, func(tx *database.Tx) error { return r.sendAgain(ctx, tx, out.broker) })
+		err = r.db.InTx(ctx, func(tx *database.Tx) error { return r.sendAgain(ctx, tx, out.broker) })
 		if err != nil {
 			return err
 		}

@@ -245,6 +245,34 @@ func TestMarksOutOfOrder(t *testing.T) {
 	})
 }
 
+// A database that another replaced, or that was restored, may know of no broker
+// that is connected to: it is told.
+func TestABrokerThatTheDatabaseForgot(t *testing.T) {
+	inBubble(t, func(t *testing.T, db *database.DB) {
+		b := memory(t)
+		o := event.NewOutbox(db, "front", ping{})
+		run(t, event.NewClient(quick, o, recorder(db, nil), event.Telemetry{}, b))
+		publishPings(t, db, o, 1)
+		time.Sleep(time.Minute)
+		err := db.InTx(t.Context(), func(tx *database.Tx) error {
+			_, err := tx.ExecContext(t.Context(), "DELETE FROM event_broker")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		publishPings(t, db, o, 2)
+		time.Sleep(time.Minute)
+		if got := applied(t, db, "a"); !slices.Equal(got, upTo(2)) {
+			t.Errorf("%v is applied", got)
+		}
+		if n := count(t.Context(), db, "event_broker WHERE missing_since IS NULL"); n != 1 {
+			t.Error("the database does not know the broker")
+		}
+	})
+}
+
 // Marks that fail, as on a disk that is full, are tried again less and less often.
 func TestMarksThatFail(t *testing.T) {
 	inBubble(t, func(t *testing.T, db *database.DB) {
