@@ -182,6 +182,37 @@ func TestAConnectionThatKeepsBreaking(t *testing.T) {
 	})
 }
 
+// A broker that comes back is used at once, however much there is to send over
+// another.
+func TestABrokerJoinsInTheMiddleOfABacklog(t *testing.T) {
+	inBubble(t, func(t *testing.T, db *database.DB) {
+		one, two := memory(t), memory(t)
+		one.SetFaults(eventtest.Faults{MaxDelay: time.Minute}) // for each batch
+		two.Down()
+		o := event.NewOutbox(db, "front", ping{})
+		var backlog []event.Event
+		for value := range 5000 {
+			backlog = append(backlog, ping{"a", value + 1})
+		}
+		publish(t, db, o, backlog...)
+		c := event.NewClient(quick, o, nil, event.Telemetry{}, eventtest.Named("one", one), eventtest.Named("two", two))
+		run(t, c)
+		time.Sleep(30 * time.Second)
+		two.Up()
+		time.Sleep(2 * time.Minute)
+		if err := c.Ready()["broker two"]; err != nil {
+			t.Errorf("two minutes after it is back: %v", err)
+		}
+		if n := count(t.Context(), db, "event_outbox WHERE sent_at IS NULL"); n == 0 {
+			t.Error("there was no backlog to wait for")
+		}
+		time.Sleep(time.Hour)
+		if n := len(stored(t, two)); n != len(backlog) {
+			t.Errorf("it has %d events", n)
+		}
+	})
+}
+
 // In the middle of a move some processes know only the former broker. What they
 // send reaches the other as well: a process that uses it sees to that.
 func TestAProcessThatDoesNotUseABroker(t *testing.T) {

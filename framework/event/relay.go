@@ -101,6 +101,10 @@ func (r *relay) run(ctx, stop context.Context) {
 		unmarked = failed // tries to mark
 		repaired time.Time
 	)
+	admit := func(j *joining) {
+		j.done <- r.admit(ctx, j)
+		again, repaired = nil, time.Time{}
+	}
 	for {
 		var more bool
 		var err error
@@ -122,6 +126,11 @@ func (r *relay) run(ctx, stop context.Context) {
 		}
 		if more && err == nil && stop.Err() == nil {
 			r.call(ctx) // others may take a share
+			select {
+			case j := <-r.joins:
+				admit(j)
+			default:
+			}
 			continue
 		}
 		if len(r.unmarked) > 0 && mark == nil {
@@ -135,8 +144,7 @@ func (r *relay) run(ctx, stop context.Context) {
 		case <-r.called:
 		case <-ticker.C:
 		case j := <-r.joins:
-			j.done <- r.admit(ctx, j)
-			again, repaired = nil, time.Time{}
+			admit(j)
 		case <-again:
 			again = nil
 		case <-mark:
