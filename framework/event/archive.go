@@ -19,9 +19,11 @@ import (
 // What a broker misses is one moment in event_broker.missing_since: it may lack
 // any event that was marked sent from then on. Whoever marks events sent and
 // knows of a broker that did not acknowledge them, sets it; also a process that
-// does not use that broker, as in the middle of a move. Whoever is connected to
-// that broker has everything since then sent again, and clears it. Both hold the
-// broker's row to their commit, so neither overlooks the other.
+// does not use that broker, as in the middle of a move. So does whoever loses a
+// connection to that broker, and makes one. Whoever is connected to it has
+// everything since then sent again, at once unless that was done a moment ago,
+// and clears it. All hold the broker's row to their commit, so none overlooks
+// another.
 
 // resendMargin is how long before a connection is known to be lost its
 // acknowledgements are not trusted: the time that it takes to find out, and

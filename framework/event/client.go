@@ -274,8 +274,8 @@ func (c *Client) sessions(ctx, stop context.Context, b Broker, since time.Time, 
 		if time.Since(start) > steady {
 			failed.reset()
 		} else if !failed.wait(stop, nil) {
-			// Every new session sends again what the last one left in doubt;
-			// one that keeps breaking must not do so in a tight loop.
+			// Every new session records what the last one left in doubt, and
+			// subscribes; not in a tight loop.
 			return
 		}
 	}
