@@ -413,7 +413,7 @@ an archive counts as lost unless --since is later. Exits with 1 if anything is l
 			}
 			r, err := admin.Audit(cmd.Context(), ledgers, filter.Since)
 			if err == nil && !r.OK() {
-				err = errors.New("the audit found what should not be")
+				err = fmt.Errorf("the audit found what should not be; if there are other services than %s, give it their ledgers, too", serviceNames(ledgers))
 			}
 			return r, err
 		}, printReport),

@@ -267,6 +267,7 @@ func TestEventsSayWhatIsWrong(t *testing.T) {
 	defer terminal.Close()
 	t.Chdir(t.TempDir()) // no workspace
 	for args, want := range map[string]string{
+		"broker-staus":                       "there is no command 'events broker-staus'",
 		"ls -o yaml":                         "the only other form is json",
 		"ls --state lost":                    "want scheduled, unsent or sent",
 		"ls --since yesterday":               "want how long ago, as in 90s or 36h, or a time",
@@ -408,6 +409,9 @@ func TestEventsAuditFails(t *testing.T) {
 	out, err := events(t, "", append([]string{"audit"}, flags...)...)
 	if err == nil || !strings.Contains(out, "wrong: warehouse: applied e1 as orders o1 number 1, which is e0\n  order.placed  orders o1 number 1  e0") || !strings.Contains(out, "wrong=1") {
 		t.Errorf("%v\n%s", err, out)
+	}
+	if err != nil && !strings.Contains(err.Error(), "other services than shop, warehouse") {
+		t.Errorf("%v: want whose ledgers were compared", err)
 	}
 }
 
