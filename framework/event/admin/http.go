@@ -91,6 +91,8 @@ func answer(w http.ResponseWriter, v any, err error) {
 	switch {
 	case errors.As(err, new(refusal)):
 		refuse(w, http.StatusConflict, err)
+	case errors.Is(err, ErrUnknown):
+		refuse(w, http.StatusNotFound, err)
 	case err != nil:
 		refuse(w, http.StatusInternalServerError, err)
 	default:

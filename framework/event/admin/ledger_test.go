@@ -376,6 +376,7 @@ func TestHandlerRefuses(t *testing.T) {
 			{"GET", "letters?since=yesterday", "", "", 400},
 			{"GET", "letters?grp=back", "", "", 400},
 			{"GET", "unknown", "", "", 404},
+			{"GET", "trace?key=unknown", "", "", 404},
 			{"GET", "redrive", "", "", 405},
 			{"POST", "redrive", "not JSON", "", 400},
 			{"POST", "redrive", letter, "https://elsewhere.example", 403},
