@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,7 +92,11 @@ func (f *eventsFlags) letters(flags *letterFlags, verb string, do func(context.C
 		return &done, err
 	}, func(w *table, done *[]admin.Letter) {
 		for _, at := range *done {
-			w.line("%s: %s %s number %d of group %s: done", verb, at.Stream, cmp.Or(at.Key, "-"), at.Sequence, at.Group)
+			if at.Key == "" { // it has no place
+				w.line("%s: %s, what was %s for group %s: done", verb, at.Stream, at.Kind, at.Group)
+				continue
+			}
+			w.line("%s: %s %s number %d of group %s: done", verb, at.Stream, at.Key, at.Sequence, at.Group)
 		}
 	})
 }
@@ -138,7 +141,7 @@ a thousand at a time, so that new ones come between; after Ctrl-C, those that ar
 			return f.replay(cmd, l, filter, yes)
 		}, func(w *table, p *admin.Progress) {
 			if p.Total == 0 {
-				w.line("replay: the archive has nothing from then on")
+				w.line("replay: nothing to send again: what was committed from then on is still in the outbox, or not in the archive any more")
 				return
 			}
 			w.line("replay: %d of %s put into the outbox again, %d not sent yet", p.Marked, count(p.Total, "event"), p.Unsent)
@@ -202,7 +205,9 @@ func (f *eventsFlags) replay(cmd *cobra.Command, l *admin.Ledger, filter admin.F
 	case ctx.Err() != nil && cmd.Context().Err() == nil:
 		return nil, context.Cause(ctx) // the answer was no
 	case cmd.Context().Err() != nil:
-		if p.Marked > 0 || asked {
+		if p.Marked == 0 {
+			fmt.Fprintln(cmd.ErrOrStderr(), "stopped: nothing was changed")
+		} else {
 			fmt.Fprintf(cmd.ErrOrStderr(), "stopped: %d of %s are in the outbox again and will be sent; the others were left alone\n", p.Marked, count(p.Total, "event"))
 		}
 		return nil, errInterrupted

@@ -354,8 +354,20 @@ func TestEventsReplay(t *testing.T) {
 		t.Errorf("answered with no: %v, %d unsent\n%s", err, unsent(), out)
 	}
 
-	// Nobody sends: it waits until it is interrupted.
+	// Interrupted at the question.
 	ctx, cancel := context.WithCancel(t.Context())
+	in, answer := io.Pipe()
+	defer answer.Close()
+	go func() {
+		_, _ = answer.Write([]byte("y")) // is read once it asks, and is no line
+		cancel()
+	}()
+	if out, err := eventsIn(ctx, in, args...); !errors.Is(err, errInterrupted) || !strings.Contains(out, "stopped: nothing was changed") || unsent() != 1 {
+		t.Errorf("interrupted at the question: %v, %d unsent\n%s", err, unsent(), out)
+	}
+
+	// Nobody sends: it waits until it is interrupted.
+	ctx, cancel = context.WithCancel(t.Context())
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -368,6 +380,10 @@ func TestEventsReplay(t *testing.T) {
 	<-stopped
 	if !errors.Is(err, errInterrupted) || !strings.Contains(out, "stopped: 3 of 3 events are in the outbox again and will be sent") {
 		t.Errorf("interrupted: %v\n%s", err, out)
+	}
+
+	if out, err := events(t, "", append(args, "--yes")...); err != nil || !strings.Contains(out, "is still in the outbox") {
+		t.Errorf("again, with everything in the outbox: %v\n%s", err, out)
 	}
 
 	// A relay sends them.
@@ -412,6 +428,25 @@ func TestEventsAuditFails(t *testing.T) {
 	}
 	if err != nil && !strings.Contains(err.Error(), "other services than shop, warehouse") {
 		t.Errorf("%v: want whose ledgers were compared", err)
+	}
+}
+
+// A message that is no event has neither key nor number.
+func TestEventsMalformed(t *testing.T) {
+	flags, shop := shopAndWarehouse(t, time.Now())
+	err := shop.InTx(t.Context(), func(tx *database.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO event_letter (grp, stream, key, seq, kind, error, body, at) VALUES ('shop', 'stock', '', 0, 'malformed', 'not a CloudEvent', '?', 1)`)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := events(t, "", append([]string{"audit"}, flags...)...); err == nil || !strings.Contains(out, "wrong: shop: a message of stock has a letter (malformed): not a CloudEvent\n") {
+		t.Errorf("audit: %v\n%s", err, out)
+	}
+	out, err := events(t, "y\n", append([]string{"skip", "--kind", "malformed", "--stream", "stock"}, flags...)...)
+	if want := "skip the malformed letter of group shop, stream stock in the ledger of shop? [y/N] skip: stock, what was malformed for group shop: done\n"; err != nil || out != want {
+		t.Errorf("skip: %v\n%s\nwant\n%s", err, out, want)
 	}
 }
 

@@ -90,7 +90,12 @@ type place struct {
 	Sequence int64  `json:"sequence"`
 }
 
-func (p place) String() string { return fmt.Sprintf("%s %s number %d", p.Stream, p.Key, p.Sequence) }
+func (p place) String() string {
+	if p.Key == "" { // what is malformed has no place
+		return "a message of " + p.Stream
+	}
+	return fmt.Sprintf("%s %s number %d", p.Stream, p.Key, p.Sequence)
+}
 
 // The states of an Event.
 const (

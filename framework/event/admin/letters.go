@@ -28,6 +28,9 @@ type Letter struct {
 }
 
 func (l Letter) String() string {
+	if l.Key == "" { // what is malformed has no place
+		return fmt.Sprintf("%s letter of group %s, stream %s", l.Kind, l.Group, l.Stream)
+	}
 	return fmt.Sprintf("%s letter of group %s, stream %s, key %s, number %d", l.Kind, l.Group, l.Stream, l.Key, l.Sequence)
 }
 
