@@ -172,6 +172,9 @@ func (r *relay) runPrune(ctx context.Context) {
 func (r *relay) prune(ctx context.Context) error {
 	const small = 1000
 	before := micros(time.Now().Add(-r.cfg.Archive))
+	if err := r.forgetBrokers(ctx, before); err != nil {
+		return err
+	}
 	for _, statement := range []string{r.sql.prune, r.sql.pruneJournal, r.sql.pruneAttempts} {
 		for n := int64(small); n == small; {
 			err := r.db.InTx(ctx, func(tx *database.Tx) error {
@@ -188,4 +191,16 @@ func (r *relay) prune(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// forgetBrokers forgets those that no process uses and that have missed events
+// since before the archive begins: nobody can send them those any more, and to
+// keep account of them costs every mark a little.
+func (r *relay) forgetBrokers(ctx context.Context, before int64) error {
+	return r.db.InTx(ctx, func(tx *database.Tx) error {
+		if _, err := tx.ExecContext(ctx, r.sql.forgetBrokers, before, micros(time.Now().Add(-pruneEvery))); err != nil {
+			return fmt.Errorf("event: forget brokers that nobody uses: %w", err)
+		}
+		return nil
+	})
 }

@@ -437,6 +437,33 @@ func TestOneProcessPrunes(t *testing.T) {
 	})
 }
 
+// A broker that nobody has used for longer than the archive reaches is forgotten;
+// one that is merely away for so long is not.
+func TestABrokerThatNobodyUsesIsForgotten(t *testing.T) {
+	inBubble(t, func(t *testing.T, db *database.DB) {
+		config := quick
+		config.Archive = 10 * time.Minute
+		away := memory(t)
+		one, two, three := eventtest.Named("one", memory(t)), eventtest.Named("two", away), eventtest.Named("three", memory(t))
+		for _, brokers := range [][]event.Broker{{one, two, three}, {two, three}} {
+			o := event.NewOutbox(db, "front", ping{})
+			stop := run(t, event.NewClient(config, o, nil, event.Telemetry{}, brokers...))
+			time.Sleep(time.Minute)
+			away.Down()
+			publishPings(t, db, o, 1)
+			time.Sleep(20 * time.Minute)
+			stop()
+		}
+		known, err := database.QueryAll(t.Context(), db, func(row database.Row) (name string, err error) {
+			err = row.Scan(&name)
+			return name, err
+		}, "SELECT broker FROM event_broker ORDER BY broker")
+		if want := []string{"three", "two"}; err != nil || !slices.Equal(known, want) {
+			t.Errorf("known are %v, want %v (%v)", known, want, err)
+		}
+	})
+}
+
 // An event that this process cannot send is sent by another at once: it is
 // called, and need not look.
 func TestOtherReplicasAreCalled(t *testing.T) {

@@ -44,7 +44,7 @@ type statements struct {
 	unsent, markSent, markMissing, lastSent, depth string
 
 	// the archive
-	enterBroker, doubt, missing, unsend, clearMissing, prune, pruneJournal, pruneAttempts string
+	enterBroker, doubt, missing, unsend, clearMissing, forgetBrokers, prune, pruneJournal, pruneAttempts string
 
 	// replicas
 	attend, forgetProcesses, retire, lease string
@@ -119,6 +119,9 @@ WHERE broker = $1`,
 		missing:      `SELECT missing_since FROM event_broker WHERE broker = $1`,
 		unsend:       `UPDATE event_outbox SET sent_at = NULL WHERE sent_at >= $1`,
 		clearMissing: `UPDATE event_broker SET missing_since = NULL WHERE broker = $1`,
+		forgetBrokers: `
+DELETE FROM event_broker WHERE missing_since < $1 AND NOT EXISTS (
+    SELECT 1 FROM event_process p WHERE p.seen_at >= $2 AND '+' || p.brokers || '+' LIKE '%+' || event_broker.broker || '+%')`,
 		prune: `
 DELETE FROM event_outbox WHERE id IN (
     SELECT id FROM event_outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT $2` + d.skipLocked + `)`,
