@@ -26,15 +26,7 @@ import (
 func main() {
 	out := console.New(os.Stdout)
 	stop := newStopper()
-	root := &cobra.Command{
-		Use:               "turnstile",
-		Short:             "Runs the services of a Turnstile workspace",
-		SilenceUsage:      true,
-		SilenceErrors:     true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-	}
-	root.AddCommand(devCommand(out, stop), demoCommand(out, stop), brokerCommand(), eventsCommand())
-	err := root.ExecuteContext(stop.context())
+	err := rootCommand(out, stop).ExecuteContext(stop.context())
 	switch {
 	case err == nil:
 	case errors.Is(err, errInterrupted):
@@ -45,6 +37,21 @@ func main() {
 		fmt.Fprintln(os.Stderr, console.New(os.Stderr).Text(console.Bad, "turnstile: ")+err.Error())
 		os.Exit(1)
 	}
+}
+
+func rootCommand(out *console.Console, stop *stopper) *cobra.Command {
+	root := &cobra.Command{
+		Use:               "turnstile",
+		Short:             "Runs the services of a Turnstile workspace",
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.AddCommand(devCommand(out, stop), demoCommand(out, stop), brokerCommand(), eventsCommand())
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
+	})
+	return root
 }
 
 // errInterrupted says that the command was told to stop before it was done. That needs no words.

@@ -34,6 +34,18 @@ func TestVictims(t *testing.T) {
 	}
 }
 
+func TestUnknownFlag(t *testing.T) {
+	for args, want := range map[string]string{
+		"dev --lisen x":   "unknown flag: --lisen; 'turnstile dev --help' lists the flags",
+		"events ls --all": "unknown flag: --all; 'turnstile events ls --help' lists the flags",
+	} {
+		_, err := execute(t.Context(), rootCommand(nil, nil), strings.NewReader(""), strings.Fields(args))
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", args, err, want)
+		}
+	}
+}
+
 func TestBuiltByGoRun(t *testing.T) {
 	for program, want := range map[string]bool{
 		"/tmp/go-build123/b001/exe/turnstile": true,
