@@ -356,10 +356,10 @@ func (d *demo) audit(ctx context.Context) error {
 	}
 	d.Console.Print(d.timeline(paths))
 	if n := d.retries.Load(); n > 0 {
-		d.say("%d requests got no answer and were sent again, under the same Idempotency-Key", n)
+		d.say("requests that got no answer and were sent again: %d", n)
 	}
 	if late > 0 {
-		d.Console.Say(console.Warn, "%d orders expired before their payment arrived; the money went back", late)
+		d.Console.Say(console.Warn, "orders that expired before their payment arrived, which was refused: %d", late)
 	}
 	return d.judge(r, business)
 }
