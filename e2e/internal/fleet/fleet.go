@@ -162,7 +162,7 @@ func (f *Fleet) start(ctx context.Context) error {
 		}
 		f.databases[name] = db
 	}
-	o.Say("starting %d brokers, and %d replicas of each service", len(o.Brokers), o.Replicas)
+	o.Say("starting %s; replicas of each service: %d", strings.Join(o.Brokers, ", "), o.Replicas)
 	for replica := range o.Replicas {
 		for _, name := range Names {
 			if err := f.addService(name, replica+1, servers); err != nil {
