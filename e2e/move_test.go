@@ -24,7 +24,7 @@ func TestMove(t *testing.T) {
 	}
 	databasetest.NeedPostgres(t)
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "move")
+	dir, err := os.MkdirTemp("", "move") //nolint:usetesting // it is kept if the test fails, and PostgreSQL may run as another user
 	if err != nil {
 		t.Fatal(err)
 	}
