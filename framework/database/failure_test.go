@@ -203,10 +203,10 @@ func TestOutcomeOfACommitIsUnknown(t *testing.T) {
 	db := open(t, link.URL("postgres"), lines())
 	for name, test := range map[string]struct {
 		cut   func(string)
-		there []string
+		there bool
 	}{
-		"before the server has it": {link.CutBefore, nil},
-		"before its answer":        {link.CutAfter, []string{"a"}},
+		"before the server has it": {link.CutBefore, false},
+		"before its answer":        {link.CutAfter, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			runs := 0
@@ -214,14 +214,14 @@ func TestOutcomeOfACommitIsUnknown(t *testing.T) {
 			err := db.InTx(t.Context(), func(tx *database.Tx) error {
 				runs++
 				tx.AfterCommit(func() { t.Error("AfterCommit ran") })
-				_, err := tx.ExecContext(t.Context(), "INSERT INTO line VALUES ('a')")
+				_, err := tx.ExecContext(t.Context(), "INSERT INTO line VALUES ($1)", name)
 				return err
 			})
 			if err == nil || !database.Away(err) || database.Retryable(err) || runs != 1 {
 				t.Errorf("%d runs and the error is %v", runs, err)
 			}
-			if got := written(t, db); !slices.Equal(got, test.there) {
-				t.Errorf("there is %v, want %v", got, test.there)
+			if got := written(t, db); slices.Contains(got, name) != test.there {
+				t.Errorf("there is %v; want %q among it: %v", got, name, test.there)
 			}
 		})
 	}
