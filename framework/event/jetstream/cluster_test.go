@@ -3,7 +3,6 @@ package jetstream_test
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	natsd "github.com/nats-io/nats-server/v2/server"
 
 	"github.com/turnstile-go/turnstile/framework/event"
+	"github.com/turnstile-go/turnstile/framework/event/internal/brokertest"
 	"github.com/turnstile-go/turnstile/framework/event/jetstream"
 )
 
@@ -111,9 +111,9 @@ func startCluster(t *testing.T, n int) *cluster {
 	var routes []*url.URL
 	for i := range n {
 		o := &natsd.Options{
-			ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: freePort(t), NoSigs: true, NoLog: true,
+			ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: brokertest.FreePort(t), NoSigs: true, NoLog: true,
 			JetStream: true, StoreDir: t.TempDir(),
-			Cluster: natsd.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: freePort(t)},
+			Cluster: natsd.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: brokertest.FreePort(t)},
 		}
 		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", o.Cluster.Port)})
 		c.options = append(c.options, o)
@@ -165,14 +165,4 @@ func (c *cluster) await(what string, is func() bool) {
 			c.t.Fatalf("there is no %s", what)
 		}
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,11 +17,10 @@ type Embedded struct {
 	server Server
 }
 
-// StartEmbedded starts one that ends with t. run runs it on a port, or on a free
-// one if that is zero.
+// StartEmbedded starts one that ends with t. run runs it on a port.
 func StartEmbedded(t testing.TB, run func(port int) (Server, error)) *Embedded {
 	t.Helper()
-	e := &Embedded{t: t, run: run, URL: "nats://127.0.0.1:0"}
+	e := &Embedded{t: t, run: run, URL: fmt.Sprintf("nats://127.0.0.1:%d", FreePort(t))}
 	e.Start()
 	t.Cleanup(e.Shutdown)
 	return e

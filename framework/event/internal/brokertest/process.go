@@ -61,7 +61,7 @@ type Process struct {
 // StartProcess starts one that ends with t.
 func StartProcess(t testing.TB) *Process {
 	t.Helper()
-	p := &Process{t: t, Dir: t.TempDir(), URL: "nats://127.0.0.1:0"}
+	p := &Process{t: t, Dir: t.TempDir(), URL: fmt.Sprintf("nats://127.0.0.1:%d", FreePort(t))}
 	p.Start()
 	t.Cleanup(func() {
 		if p.cmd != nil {
