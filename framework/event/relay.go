@@ -29,7 +29,7 @@ type relay struct {
 	called  chan struct{} // another process of the service has something to send
 
 	// Below is for the goroutine of run, and then that of flush.
-	outlets []*outlet
+	outlets []outlet
 	repairs map[string]*repairs // by broker
 
 	// unmarked has what was acknowledged and is not marked yet: by id, the
@@ -46,10 +46,9 @@ type outlet struct {
 
 // joining asks the relay to send to a session, too.
 type joining struct {
-	broker  string
-	session Session
-	since   time.Time // from when on what was sent to that broker is in doubt
-	done    chan error
+	outlet
+	since time.Time // from when on what was sent to that broker is in doubt
+	done  chan error
 }
 
 // batchSize bounds a batch of the relay.
@@ -75,7 +74,7 @@ type row struct {
 // join has the relay send to a session until it is lost. Before it sends
 // anything there, it is on record that what is in doubt has to be sent again.
 func (r *relay) join(stop context.Context, broker string, session Session, since time.Time) error {
-	j := &joining{broker, session, since, make(chan error, 1)}
+	j := &joining{outlet{broker, session}, since, make(chan error, 1)}
 	select {
 	case r.joins <- j:
 	case <-stop.Done():
@@ -176,13 +175,13 @@ func (r *relay) admit(ctx context.Context, j *joining) error {
 	if err := r.enter(ctx, j.broker, j.since); err != nil {
 		return err
 	}
-	r.outlets = append(r.outlets, &outlet{j.broker, j.session})
+	r.outlets = append(r.outlets, j.outlet)
 	return nil
 }
 
 // dropLost forgets the sessions that are lost.
 func (r *relay) dropLost() {
-	r.outlets = slices.DeleteFunc(r.outlets, func(o *outlet) bool { return isLost(o.session) })
+	r.outlets = slices.DeleteFunc(r.outlets, func(o outlet) bool { return isLost(o.session) })
 }
 
 // flush sends what is left in the outbox when the service stops. What it

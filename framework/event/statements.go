@@ -69,6 +69,9 @@ func newStatements(d dialect) *statements {
 		seqs    = "stream text, key text, seq bigint"
 		cursors = "stream text, key text, seq bigint, event_id text, parked bigint, wake_at bigint"
 		parked  = "stream text, key text, seq bigint, state text, attempts bigint, due_at bigint, error text, body text, at bigint"
+
+		// Doubts and marks are not written in the order of their times.
+		earliest = "CASE WHEN missing_since < $2 THEN missing_since ELSE $2 END"
 	)
 	cursorsOf := `
 SELECT c.stream, c.key, c.seq, c.event_id, c.parked, c.wake_at
@@ -105,16 +108,15 @@ RETURNING id, stream, key, event_id, type, due_at, body`,
 		unsent:   `SELECT id, stream, body FROM event_outbox WHERE sent_at IS NULL ORDER BY id LIMIT $1` + d.skipLocked,
 		markSent: `UPDATE event_outbox SET sent_at = $2 WHERE id IN (SELECT t.id FROM ` + d.rows("id bigint") + `)`,
 		// Not only where it is null: the row's lock has whoever sends again
-		// what the broker misses wait for this transaction. And the earliest:
-		// marks are not written in the order of their times.
+		// what the broker misses wait for this transaction.
 		markMissing: `
-UPDATE event_broker SET missing_since = CASE WHEN missing_since < $2 THEN missing_since ELSE $2 END
+UPDATE event_broker SET missing_since = ` + earliest + `
 WHERE broker NOT IN (SELECT t.broker FROM ` + d.rows("broker text") + `)`,
 		lastSent: `SELECT max(sent_at) FROM event_outbox WHERE sent_at IS NOT NULL`,
 
 		enterBroker: `INSERT INTO event_broker (broker, since) VALUES ($1, $2) ON CONFLICT DO NOTHING`,
 		doubt: `
-UPDATE event_broker SET missing_since = CASE WHEN missing_since < $2 THEN missing_since ELSE $2 END
+UPDATE event_broker SET missing_since = ` + earliest + `
 WHERE broker = $1`,
 		missing:      `SELECT missing_since FROM event_broker WHERE broker = $1`,
 		unsend:       `UPDATE event_outbox SET sent_at = NULL WHERE sent_at >= $1`,
