@@ -16,10 +16,10 @@ type process struct {
 	LogFormat logFormat `env:"LOG_FORMAT" envDefault:"auto" doc:"json, text, or auto: text in a terminal and json elsewhere"`
 
 	AdminAddr    string        `env:"ADMIN_ADDR" envDefault:":9090" doc:"address of the probes, metrics and debug pages"`
-	DrainDelay   time.Duration `env:"DRAIN_DELAY" envDefault:"5s" doc:"time to go on serving after a signal, so that load balancers notice that the service is no longer ready"`
+	DrainDelay   time.Duration `env:"DRAIN_DELAY" envDefault:"5s" doc:"time to go on serving when the service is to stop, so that load balancers notice; in a cluster, once the pod's address is withdrawn"`
 	DrainTimeout time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" doc:"time for requests and event handlers to finish after that"`
-	PodName      string        `env:"POD_NAME" doc:"what tells this instance from its siblings; host name and process id if not set"`
-	ReadyFile    string        `env:"READY_FILE" doc:"file to write, as JSON, with the addresses in use once the service is ready"`
+	Pod          Pod
+	ReadyFile    string `env:"READY_FILE" doc:"file to write, as JSON, with the addresses in use once the service is ready"`
 
 	OTLP        endpoint `env:"OTEL_EXPORTER_OTLP_ENDPOINT" doc:"OpenTelemetry collector to send traces and metrics to; not sent if not set" example:"http://collector:4318"`
 	OTLPTraces  endpoint `env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" doc:"full address to send traces to, if another"`
@@ -27,9 +27,19 @@ type process struct {
 	Protocol    protocol `env:"OTEL_EXPORTER_OTLP_PROTOCOL" envDefault:"http/protobuf" doc:"how to send them; nothing else is built in"`
 }
 
+// Pod says where a process runs in Kubernetes: what the downward API has put into its environment. The zero value
+// is a process somewhere else.
+type Pod struct {
+	Name      string `env:"POD_NAME" doc:"what tells this instance from its siblings; host name and process id if not set"`
+	Namespace string `env:"POD_NAMESPACE" doc:"namespace of the pod that this process is in"`
+	UID       string `env:"POD_UID" doc:"uid of the pod"`
+	IP        string `env:"POD_IP" doc:"address of the pod"`
+	Node      string `env:"NODE_NAME" doc:"node that the pod runs on"`
+}
+
 func (p *process) instance() string {
-	if p.PodName != "" {
-		return p.PodName
+	if p.Pod.Name != "" {
+		return p.Pod.Name
 	}
 	host, err := os.Hostname()
 	if err != nil {

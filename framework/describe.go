@@ -10,6 +10,7 @@ import (
 	nooptrace "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/turnstile-go/turnstile/framework/internal/config"
+	"github.com/turnstile-go/turnstile/framework/internal/logs"
 )
 
 // describe prints what the service is, with nothing but its code to go by.
@@ -20,7 +21,8 @@ func (p *program) describe() error {
 	s := &Service{
 		Name: p.name, Version: version(), Instance: p.name,
 		Log: slog.New(slog.DiscardHandler), LogLevel: new(slog.LevelVar),
-		Tracer: nooptrace.NewTracerProvider(), Meter: noop.NewMeterProvider(),
+		notices: new(logs.Notices),
+		Tracer:  nooptrace.NewTracerProvider(), Meter: noop.NewMeterProvider(),
 	}
 	if err := p.assemble(s); err != nil {
 		return fmt.Errorf("describe %s: %w", p.name, err)
@@ -39,6 +41,7 @@ func (p *program) description(s *Service) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("describe %s: %w", p.name, err)
 	}
+	s.describeAdjustable(variables)
 	d := map[string]any{
 		"name":          s.Name,
 		"version":       s.Version,

@@ -154,7 +154,9 @@ func (p *program) load() (*Service, error) {
 	if err := config.Load(p.configuration, environ); err != nil {
 		return nil, usageError{fmt.Errorf("%w\n`%s describe` lists all variables", err, p.name)}
 	}
-	return &Service{Name: p.name, Version: version(), Instance: p.process.instance()}, nil
+	s := &Service{Name: p.name, Version: version(), Instance: p.process.instance(), Pod: p.process.Pod}
+	s.settings.started = environ
+	return s, nil
 }
 
 func (p *program) assemble(s *Service) error {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -71,7 +72,7 @@ func (l *lifecycle) run(stop, life context.Context) error {
 		defer close(watched)
 		l.watch(watching)
 	}()
-	early := l.serving(stop, returned)
+	early := l.serving(stop, life, returned)
 	unwatch()
 	err := l.stop(life, started, early)
 	select {
@@ -94,9 +95,9 @@ func (l *lifecycle) abandon(life context.Context) {
 	}
 }
 
-// serving returns when the parts are to be stopped: after the drain delay or, with the part, when one has
-// returned by itself.
-func (l *lifecycle) serving(stop context.Context, returned <-chan *part) *part {
+// serving returns when the parts are to be stopped: when they have drained and the drain delay is over or, with the
+// part, when one has returned by itself.
+func (l *lifecycle) serving(stop, life context.Context, returned <-chan *part) *part {
 	defer l.health.drain()
 	select {
 	case p := <-returned:
@@ -104,17 +105,43 @@ func (l *lifecycle) serving(stop context.Context, returned <-chan *part) *part {
 	case <-stop.Done():
 	}
 	l.health.drain()
-	delay := l.process.DrainDelay
+	l.service.Log.InfoContext(life, "draining", "reason", context.Cause(stop), "delay", l.process.DrainDelay)
 	if !l.health.ready.Load() {
-		delay = 0 // nobody has been sent here yet
+		return nil // nobody has been sent here yet
 	}
-	l.service.Log.InfoContext(stop, "draining", "reason", context.Cause(stop), "delay", delay)
+	ctx, cancel := context.WithCancel(life)
+	defer cancel()
 	select {
 	case p := <-returned:
 		return p
-	case <-time.After(delay):
+	case <-l.drain(ctx):
+	}
+	select {
+	case p := <-returned:
+		return p
+	case <-time.After(l.process.DrainDelay):
 		return nil
 	}
+}
+
+// drain has all parts see to it that no new work comes. The channel is closed when it does not come any more.
+func (l *lifecycle) drain(ctx context.Context) <-chan struct{} {
+	var drains sync.WaitGroup
+	for _, p := range l.service.parts {
+		if d, ok := p.Part.(drainer); ok {
+			drains.Go(func() {
+				if err := guard(func() error { return d.Drain(ctx) }); err != nil && ctx.Err() == nil {
+					l.service.Log.WarnContext(ctx, "part does not drain", "part", p.name, "error", err)
+				}
+			})
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		drains.Wait()
+	}()
+	return done
 }
 
 // stop stops the parts, the last one first, and returns what any of them failed with. Early is the part

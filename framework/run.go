@@ -82,13 +82,17 @@ func (p *program) prepare(ctx context.Context) (*Service, *telemetry.Telemetry, 
 	s.LogLevel = new(slog.LevelVar)
 	s.LogLevel.Set(p.process.LogLevel.Level)
 	format, out := p.process.LogFormat, p.options.Stdout
+	s.notices = new(logs.Notices)
 	if text := format == "text" || format == "auto" && logs.IsTerminal(out); text {
-		s.Log = logs.New(out, true, s.LogLevel)
+		s.Log = logs.New(out, true, s.LogLevel, s.notices)
 	} else {
-		s.Log = logs.New(out, false, s.LogLevel).With("service", s.Name, "instance", s.Instance)
+		s.Log = logs.New(out, false, s.LogLevel, s.notices).With("service", s.Name, "instance", s.Instance)
 	}
 	t, err := telemetry.New(ctx, telemetry.Config{
 		Service: s.Name, Version: s.Version, Instance: s.Instance,
+		Attributes: map[string]string{
+			"k8s.pod.name": s.Pod.Name, "k8s.pod.uid": s.Pod.UID, "k8s.namespace.name": s.Pod.Namespace, "k8s.node.name": s.Pod.Node,
+		},
 		TracesURL: p.process.tracesURL(), MetricsURL: p.process.metricsURL(), Log: s.Log,
 	})
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/turnstile-go/turnstile/framework/internal/logs"
 )
 
 // Service is one service in the making: what a build function is handed, takes its logger and telemetry
@@ -19,6 +21,8 @@ type Service struct {
 	Version string
 	// Instance tells this process from its siblings: POD_NAME, or the host's name and the process id.
 	Instance string
+	// Pod is the pod that this process is in.
+	Pod Pod
 
 	// Log writes JSON, or text in a terminal (LOG_FORMAT), with the trace of the context it is called with.
 	Log *slog.Logger
@@ -30,8 +34,10 @@ type Service struct {
 	Tracer trace.TracerProvider
 	Meter  metric.MeterProvider
 
-	parts []*part
-	built bool
+	parts    []*part
+	built    bool
+	settings settings
+	notices  *logs.Notices
 }
 
 // Part is something of a service that runs: a server, a pool, a set of workers.
@@ -83,6 +89,19 @@ type Service struct {
 //
 // Debug has the pages of the part on the admin port, by path below /debug/, for operators: the public does not
 // reach them. It is called once; the handlers are called at any time, also before Start.
+//
+//	Adjust() map[string]func(value string) error
+//
+// Adjust has the variables of the part that may change while it runs: for each the function that has a value,
+// written as in the environment, take effect, and refuses one that is of no use. Empty means the default. It is
+// called once; the functions are called one at a time, at any time: see [Service.Adjust].
+//
+//	Drain(ctx context.Context) error
+//
+// Drain is called when the service is to stop and says on /readyz that it is no longer ready. It sees to it that
+// no new work is sent to the part, and returns when that is so; the service serves on until all have returned, and
+// for DRAIN_DELAY after that. Every Drain has to set itself a limit. An error is logged. Ctx is done when the service
+// ends before.
 type Part interface {
 	Run(ctx context.Context) error
 }
@@ -121,6 +140,12 @@ type (
 	describer interface{ Describe() map[string]any }
 	debugger  interface {
 		Debug() map[string]http.Handler
+	}
+	adjustable interface {
+		Adjust() map[string]func(value string) error
+	}
+	drainer interface {
+		Drain(ctx context.Context) error
 	}
 
 	permanent interface{ Permanent() bool }

@@ -29,8 +29,10 @@ type Variable struct {
 	Default  string `json:"default,omitempty"`
 	Required bool   `json:"required"`
 	Secret   bool   `json:"secret"`
-	Doc      string `json:"doc,omitempty"`
-	Example  string `json:"example,omitempty"`
+	// Adjustable is a variable that may change while the service runs. Reading the struct does not tell.
+	Adjustable bool   `json:"adjustable,omitempty"`
+	Doc        string `json:"doc,omitempty"`
+	Example    string `json:"example,omitempty"`
 }
 
 // Problem is what is wrong with one variable.

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/term"
 )
 
-// New returns a logger that writes to w what is at or above level, as text or as JSON. Lines logged with
-// a context that carries a trace have trace_id and span_id.
-func New(w io.Writer, text bool, level slog.Leveler) *slog.Logger {
+// New returns a logger that writes to w what is at or above level, as text or as JSON, and hands on what is a notice.
+// Lines logged with a context that carries a trace have trace_id and span_id.
+func New(w io.Writer, text bool, level slog.Leveler, notices *Notices) *slog.Logger {
 	var h slog.Handler
 	if text {
 		h = tint.NewTextHandler(w, &tint.Options{
@@ -25,7 +25,7 @@ func New(w io.Writer, text bool, level slog.Leveler) *slog.Logger {
 	} else {
 		h = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: readable})
 	}
-	return slog.New(traced{h})
+	return slog.New(noticed{traced{h}, notices})
 }
 
 // IsTerminal reports whether a person reads what is written to w.

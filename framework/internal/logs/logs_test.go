@@ -18,7 +18,7 @@ func TestJSON(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	var level slog.LevelVar
-	log := logs.New(&out, false, &level)
+	log := logs.New(&out, false, &level, new(logs.Notices))
 	ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}}))
 	log.DebugContext(ctx, "not said")
 	log.With("service", "orders").WithGroup("order").InfoContext(ctx, "created", "id", "o1", "took", 1500*time.Microsecond)
@@ -44,7 +44,7 @@ func TestJSON(t *testing.T) {
 func TestTextHasColoursInATerminalOnly(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	logs.New(&out, true, slog.LevelInfo).Error("refused", "attempt", 2)
+	logs.New(&out, true, slog.LevelInfo, new(logs.Notices)).Error("refused", "attempt", 2)
 	if got := out.String(); !strings.HasSuffix(got, " ERR refused attempt=2\n") || strings.Contains(got, "\x1b") {
 		t.Errorf("logged %q", got)
 	}

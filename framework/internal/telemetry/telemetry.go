@@ -30,6 +30,8 @@ import (
 // Config tells who is measured and where to the measurements go.
 type Config struct {
 	Service, Version, Instance string
+	// Attributes are further ones of the resource, by name; empty ones are left out.
+	Attributes map[string]string
 	// TracesURL and MetricsURL are the full OTLP/HTTP addresses; empty means that nothing is exported.
 	// Headers, timeouts, sampling and intervals are the SDK's, from the standard OTEL_* variables.
 	TracesURL, MetricsURL string
@@ -48,13 +50,19 @@ type Telemetry struct {
 
 // New builds the providers. It does no I/O: an exporter connects when it first has something to send.
 func New(ctx context.Context, c Config) (*Telemetry, error) {
+	attributes := []attribute.KeyValue{
+		attribute.String("service.name", c.Service),
+		attribute.String("service.version", c.Version),
+		attribute.String("service.instance.id", c.Instance),
+	}
+	for name, value := range c.Attributes {
+		if value != "" {
+			attributes = append(attributes, attribute.String(name, value))
+		}
+	}
 	res, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),
-		resource.WithAttributes(
-			attribute.String("service.name", c.Service),
-			attribute.String("service.version", c.Version),
-			attribute.String("service.instance.id", c.Instance),
-		),
+		resource.WithAttributes(attributes...),
 		resource.WithFromEnv(), // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win
 	)
 	if err != nil {
