@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/turnstile-go/turnstile/e2e/internal/invariants"
+	"github.com/turnstile-go/turnstile/e2e/internal/journey"
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event/admin"
 )
@@ -53,7 +54,7 @@ func (b *books) audit() *admin.Report {
 // awaitQuiet waits until every event has arrived wherever somebody listens, and, if it is to, those that are scheduled.
 func (b *books) awaitQuiet(scheduled bool) {
 	b.t.Helper()
-	eventually(b.t, "all events have had their effects", func() error {
+	journey.Eventually(b.t, "all events have had their effects", func() error {
 		r := b.audit()
 		switch {
 		case r.Unsent > 0:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/turnstile-go/turnstile/e2e/internal/fleet"
 	"github.com/turnstile-go/turnstile/e2e/internal/invariants"
+	"github.com/turnstile-go/turnstile/e2e/internal/journey"
 	"github.com/turnstile-go/turnstile/e2e/internal/load"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/framework/event/admin"
@@ -78,7 +79,7 @@ func TestMove(t *testing.T) {
 		}
 	}
 	before := l.Stats().Accepted
-	eventually(t, "people go on without NATS Streaming", func() error {
+	journey.Eventually(t, "people go on without NATS Streaming", func() error {
 		if n := l.Stats().Accepted - before; n < 20 {
 			return fmt.Errorf("%d commands since", n)
 		}
@@ -88,7 +89,7 @@ func TestMove(t *testing.T) {
 	<-done
 
 	var report *admin.Report
-	eventually(t, "all events have had their effects", func() error {
+	journey.Eventually(t, "all events have had their effects", func() error {
 		if report, err = admin.Audit(ctx, ledgers, time.Time{}); err != nil {
 			return err
 		}
@@ -102,7 +103,7 @@ func TestMove(t *testing.T) {
 	}
 	dbs := f.Databases()
 	app := invariants.Application{Auth: dbs["auth"], Orders: dbs["orders"], Payments: dbs["payments"], Tickets: dbs["tickets"]}
-	eventually(t, "the books agree", func() error {
+	journey.Eventually(t, "the books agree", func() error {
 		found, err := invariants.Check(ctx, app, time.Now())
 		if err == nil && len(found.Violations) > 0 {
 			err = fmt.Errorf("%v", found.Violations)
@@ -135,7 +136,7 @@ func roll(ctx context.Context, t *testing.T, f *fleet.Fleet, brokers string) {
 // awaitStep waits until the command line says that the move has come to a step from which it is safe to go on.
 func awaitStep(ctx context.Context, t *testing.T, f *fleet.Fleet, step string) {
 	t.Helper()
-	eventually(t, "it is safe to go on from "+step, func() error {
+	journey.Eventually(t, "it is safe to go on from "+step, func() error {
 		out, err := f.Events(ctx, "broker-status", "--step", step).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w\n%s", err, out)

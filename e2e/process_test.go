@@ -16,10 +16,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/turnstile-go/turnstile/e2e/internal/journey"
 )
 
-// patience is how long a test waits for what must happen. It is long because a loaded machine must not fail a test.
-const patience = 2 * time.Minute
+// patience is how long a test waits for what must happen.
+const patience = journey.Patience
 
 // services are the programs of the application.
 var services = []string{"auth", "orders", "payments", "tickets"}
@@ -222,6 +224,9 @@ func (s *system) start(t *testing.T, args ...string) {
 	}
 }
 
+// site is where people find it.
+func (s *system) site() journey.Site { return journey.Site{URL: s.url} }
+
 func (s *system) running() bool {
 	select {
 	case <-s.done:
@@ -295,7 +300,7 @@ func (s *system) kill(t *testing.T, name string) (back func()) {
 	}
 	return func() {
 		t.Helper()
-		eventually(t, name+" is ready again", func() error {
+		journey.Eventually(t, name+" is ready again", func() error {
 			if pid := s.pid(name); pid == 0 || pid == old {
 				return errors.New("it is not")
 			}
@@ -391,21 +396,5 @@ func (o *output) await(pattern *regexp.Regexp, patience time.Duration) ([]string
 		case <-deadline:
 			return nil, fmt.Errorf("the command did not write %q within %v", pattern, patience)
 		}
-	}
-}
-
-// eventually calls check until it returns nil. It is for what no signal tells of.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v: %v", what, patience, err)
-		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
