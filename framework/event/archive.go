@@ -149,7 +149,7 @@ func (r *relay) lastSent(ctx context.Context) (time.Time, bool, error) {
 const pruneEvery = time.Minute
 
 // runPrune removes what the archive has kept for long enough, in small
-// batches, until ctx is done. One process of the service does so at a time.
+// batches, until ctx is done.
 func (r *relay) runPrune(ctx context.Context) {
 	ticker := time.NewTicker(pruneEvery)
 	defer ticker.Stop()
@@ -159,11 +159,7 @@ func (r *relay) runPrune(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		mine, err := r.lease(ctx, "prune", 2*pruneEvery)
-		if err == nil && mine {
-			err = r.prune(ctx)
-		}
-		if err != nil && ctx.Err() == nil {
+		if err := r.prune(ctx); err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "archive: not pruned; tried again in a minute", "err", err)
 		}
 	}

@@ -48,6 +48,10 @@ type Config struct {
 	Archive        time.Duration `env:"EVENT_ARCHIVE" envDefault:"72h" doc:"how long sent events are kept, so that they can be sent again"`
 	DrainTimeout   time.Duration `env:"EVENT_DRAIN_TIMEOUT" envDefault:"15s" doc:"how long running handlers and the outbox may take when the service stops"`
 	Journal        bool          `env:"EVENT_JOURNAL" doc:"record every handled event in event_journal, for as long as the archive"`
+
+	// Lead elects who does what only one process of the service should, as
+	// Client.Lead says. Nil is a lease in the database.
+	Lead func(ctx context.Context, task string, do func(ctx context.Context)) error `env:"-" json:"-"`
 }
 
 func (c Config) withDefaults(d dialect) Config {
@@ -200,7 +204,7 @@ func (c *Client) Run(stop context.Context) error {
 	parts.Go(func() { c.attend(stop) })
 	parts.Go(func() { c.hear(stop) })
 	parts.Go(func() { c.relay.runSchedule(stop) })
-	parts.Go(func() { c.relay.runPrune(stop) })
+	parts.Go(func() { c.prune(stop) })
 	if c.listener != nil {
 		parts.Go(func() { c.listener.run(ctx, stop) })
 	}
@@ -219,6 +223,21 @@ func (c *Client) Run(stop context.Context) error {
 	links.Wait()
 	c.retire(ctx)
 	return nil
+}
+
+// prune has the archive pruned by one process of the service at a time.
+func (c *Client) prune(stop context.Context) {
+	failed := backoff{first: time.Second, most: time.Minute}
+	for {
+		err := c.Lead(stop, "prune", c.relay.runPrune)
+		if stop.Err() != nil {
+			return
+		}
+		c.log.WarnContext(stop, "archive: it is not known who prunes it; trying again", "error", err)
+		if !failed.wait(stop, nil) {
+			return
+		}
+	}
 }
 
 // prepare does what must be done before the first session. It returns since

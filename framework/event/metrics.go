@@ -90,8 +90,8 @@ type gauges struct {
 	outbox   *Outbox
 	listener *Listener // may be nil
 
-	depth, parked, letters        metric.Int64ObservableGauge
-	age, parkedAge, lag, brokerAt metric.Float64ObservableGauge
+	depth, parked, letters                     metric.Int64ObservableGauge
+	age, inFlightAge, parkedAge, lag, brokerAt metric.Float64ObservableGauge
 }
 
 // watch reports what waits, in the database and in this process.
@@ -121,6 +121,7 @@ func watch(t Telemetry, o *Outbox, l *Listener) error {
 		name, about string
 	}{
 		{&g.age, "turnstile.event.outbox.age", "How long the oldest unsent event has waited."},
+		{&g.inFlightAge, "turnstile.event.in_flight.age", "How long ago the oldest event was committed that this process is at; 0 if it is at none."},
 		{&g.parkedAge, "turnstile.event.parked.age", "How long the oldest event of a state has been parked."},
 		{&g.lag, "turnstile.event.lag", "How far a group is behind a stream: the age of the oldest event that was delivered and has not taken effect."},
 		{&g.brokerAt, "turnstile.event.broker.missing", "From how long ago on a broker may lack events that were sent; 0 if it lacks none."},
@@ -140,10 +141,39 @@ func watch(t Telemetry, o *Outbox, l *Listener) error {
 func (g *gauges) observe(ctx context.Context, obs metric.Observer) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := errors.Join(g.observeOutbox(ctx, obs), g.observeListeners(ctx, obs)); err != nil {
+	inFlight := g.observeInFlight(obs)
+	if err := errors.Join(g.observeOutbox(ctx, obs), g.observeListeners(ctx, obs, inFlight)); err != nil {
 		return fmt.Errorf("event: measure the ledger: %w", err)
 	}
 	return nil
+}
+
+func groupName(name string) attribute.KeyValue {
+	return attribute.String("messaging.consumer.group.name", name)
+}
+
+func streamName(name string) attribute.KeyValue {
+	return attribute.String("messaging.destination.name", name)
+}
+
+// observeInFlight reports what this process is at, which no database is needed
+// for, and returns it in seconds by stream. What is parked does not count: that
+// waits for a time or a person, and more processes would not help it.
+func (g *gauges) observeInFlight(obs metric.Observer) map[string]float64 {
+	ages := map[string]float64{}
+	if g.listener == nil {
+		return ages
+	}
+	for _, s := range g.listener.streams() {
+		ages[s] = 0
+	}
+	for s, at := range g.listener.oldest() {
+		ages[s] = max(0, time.Since(at).Seconds())
+	}
+	for s, seconds := range ages {
+		obs.ObserveFloat64(g.inFlightAge, seconds, metric.WithAttributes(groupName(g.listener.group), streamName(s)))
+	}
+	return ages
 }
 
 func (g *gauges) observeOutbox(ctx context.Context, obs metric.Observer) error {
@@ -169,7 +199,7 @@ func (g *gauges) observeOutbox(ctx context.Context, obs metric.Observer) error {
 	return err
 }
 
-func (g *gauges) observeListeners(ctx context.Context, obs metric.Observer) error {
+func (g *gauges) observeListeners(ctx context.Context, obs metric.Observer, lag map[string]float64) error {
 	type count struct {
 		group, stream, what string
 		n                   int64
@@ -183,19 +213,8 @@ func (g *gauges) observeListeners(ctx context.Context, obs metric.Observer) erro
 	if err != nil {
 		return err
 	}
-	group := func(name string) attribute.KeyValue { return attribute.String("messaging.consumer.group.name", name) }
-	stream := func(name string) attribute.KeyValue { return attribute.String("messaging.destination.name", name) }
-	lag := map[string]float64{} // of this process's group, by stream
-	if g.listener != nil {
-		for _, s := range g.listener.streams() {
-			lag[s] = 0
-		}
-		for s, at := range g.listener.oldest() {
-			lag[s] = max(0, time.Since(at).Seconds())
-		}
-	}
 	for _, c := range parked {
-		set := metric.WithAttributes(group(c.group), stream(c.stream), attribute.String("state", c.what))
+		set := metric.WithAttributes(groupName(c.group), streamName(c.stream), attribute.String("state", c.what))
 		age := ageOf(c.oldest)
 		obs.ObserveInt64(g.parked, c.n, set)
 		obs.ObserveFloat64(g.parkedAge, age, set)
@@ -204,14 +223,14 @@ func (g *gauges) observeListeners(ctx context.Context, obs metric.Observer) erro
 		}
 	}
 	for s, seconds := range lag {
-		obs.ObserveFloat64(g.lag, seconds, metric.WithAttributes(group(g.listener.group), stream(s)))
+		obs.ObserveFloat64(g.lag, seconds, metric.WithAttributes(groupName(g.listener.group), streamName(s)))
 	}
 	letters, err := database.QueryAll(ctx, g.outbox.db, scan, g.outbox.sql.countLetters)
 	if err != nil {
 		return err
 	}
 	for _, c := range letters {
-		obs.ObserveInt64(g.letters, c.n, metric.WithAttributes(group(c.group), stream(c.stream), attribute.String("kind", c.what)))
+		obs.ObserveInt64(g.letters, c.n, metric.WithAttributes(groupName(c.group), streamName(c.stream), attribute.String("kind", c.what)))
 	}
 	return nil
 }

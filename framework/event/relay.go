@@ -27,6 +27,7 @@ type relay struct {
 	name    string        // of this process
 	joins   chan *joining // sessions to send to
 	called  chan struct{} // another process of the service has something to send
+	freed   bell          // another process has released a lease
 
 	// Below is for the goroutine of run, and then that of flush.
 	outlets []outlet

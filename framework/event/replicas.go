@@ -2,7 +2,6 @@ package event
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -14,8 +13,7 @@ import (
 )
 
 // What the processes of a service tell each other, through their database: that
-// there is something to do, which of them are alive, and who does what only one
-// should.
+// there is something to do, and which of them are alive.
 
 // channel is where processes on one PostgreSQL call each other. A call says
 // what there is to do; one that gets lost costs the time of a poll.
@@ -23,6 +21,7 @@ const (
 	channel      = "turnstile_event"
 	callRelay    = "outbox" // events are committed that the caller does not send itself
 	callListener = "parked" // a key has become due that another process may handle
+	callLease    = "lease"  // a lease was released
 )
 
 // hear has calls of other processes heeded until ctx is done.
@@ -34,6 +33,9 @@ func (c *Client) hear(ctx context.Context) {
 		}
 		if c.listener != nil && (payload == callListener || payload == "") {
 			signal(c.listener.wake)
+		}
+		if payload == callLease || payload == "" {
+			c.relay.freed.ring()
 		}
 	})
 	if err != nil && ctx.Err() == nil {
@@ -88,22 +90,6 @@ func (c *Client) retire(ctx context.Context) {
 	if err != nil {
 		c.log.DebugContext(ctx, "events: not recorded that this process has ended; it is forgotten later", "process", r.name, "err", err)
 	}
-}
-
-// lease reports whether this process is the one to do what name says for that
-// long. Who has the lease can extend it.
-func (r *relay) lease(ctx context.Context, name string, d time.Duration) (mine bool, err error) {
-	err = r.db.InTx(ctx, func(tx *database.Tx) error {
-		now := time.Now()
-		done, err := tx.ExecContext(ctx, r.sql.lease, name, r.name, micros(now.Add(d)), micros(now))
-		if err != nil {
-			return fmt.Errorf("event: take the lease %s: %w", name, err)
-		}
-		n, err := done.RowsAffected()
-		mine = n == 1
-		return err
-	})
-	return mine, err
 }
 
 // processName names this process to people: by its host, which in Kubernetes is

@@ -47,7 +47,7 @@ type statements struct {
 	enterBroker, doubt, missing, unsend, clearMissing, forgetBrokers, prune, pruneJournal, pruneAttempts string
 
 	// replicas
-	attend, forgetProcesses, retire, lease string
+	attend, forgetProcesses, retire, leaseHolder, lease, releaseLease string
 
 	// a batch
 	createCursors, lockCursors, lockFreeCursors, readParked, insertParked, deleteParked, updateCursors string
@@ -139,11 +139,13 @@ INSERT INTO event_process (process, brokers, started_at, seen_at) VALUES ($1, $2
 ON CONFLICT (process) DO UPDATE SET seen_at = excluded.seen_at`,
 		forgetProcesses: `DELETE FROM event_process WHERE seen_at < $1`,
 		retire:          `DELETE FROM event_process WHERE process = $1`,
+		leaseHolder:     `SELECT holder, until - (` + d.now + `) FROM event_lease WHERE name = $1`,
 		lease: `
-INSERT INTO event_lease AS l (name, holder, until) VALUES ($1, $2, $3)
+INSERT INTO event_lease AS l (name, holder, until) VALUES ($1, $3, ` + d.now + ` + $4)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
-WHERE l.holder = excluded.holder OR l.until < $4`,
-		depth: `SELECT count(*), min(at) FROM event_outbox WHERE sent_at IS NULL`,
+WHERE l.holder = excluded.holder OR l.until < ` + d.now,
+		releaseLease: `DELETE FROM event_lease WHERE name = $1 AND holder = $2`,
+		depth:        `SELECT count(*), min(at) FROM event_outbox WHERE sent_at IS NULL`,
 
 		// Three statements, not one or two: see the rules in doc.go.
 		createCursors: `

@@ -48,10 +48,11 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	srv.Routes(api.API())
 
 	s.Add("database", db)
-	s.Add("events", event.NewClient(cfg.Events, outbox, listener, event.Telemetry{
+	events := event.NewClient(cfg.Events, outbox, listener, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,
-	}, brokers...))
-	s.Add("recovery", srv.Recovery(cfg.Recovery))
+	}, brokers...)
+	s.Add("events", events)
+	s.Add("recovery", srv.Recovery(cfg.Recovery, events.Lead))
 	s.Add("http", api)
 	return nil
 }

@@ -13,21 +13,34 @@ import (
 )
 
 // Recovery settles payments that were left pending, by a crash or by a provider
-// that did not answer. It is a part of the service. Any number of processes may
-// have one: several that settle the same payment do no harm.
+// that did not answer. It is a part of the service. One process of the service
+// is to do so, for the provider's sake; several that settle the same payment do
+// no harm.
 type Recovery struct {
 	server *Server
 	every  time.Duration
+	lead   Lead
 }
+
+// Lead calls do while this process is the one that is to do the task, until ctx
+// is done: see event.Client.
+type Lead func(ctx context.Context, task string, do func(ctx context.Context)) error
 
 // Recovery returns the part that looks for pending payments every so often.
-func (s *Server) Recovery(every time.Duration) *Recovery {
-	return &Recovery{server: s, every: every}
+func (s *Server) Recovery(every time.Duration, lead Lead) *Recovery {
+	return &Recovery{server: s, every: every, lead: lead}
 }
 
-// Run looks for pending payments at once and then every so often, until ctx is
-// done.
+// Run looks for pending payments until ctx is done, while no other process does.
 func (r *Recovery) Run(ctx context.Context) error {
+	if err := r.lead(ctx, "recovery", r.run); err != nil {
+		return fmt.Errorf("decide who settles pending payments: %w", err)
+	}
+	return nil
+}
+
+// run looks at once and then every so often.
+func (r *Recovery) run(ctx context.Context) {
 	tick := time.NewTicker(r.every)
 	defer tick.Stop()
 	for {
@@ -37,7 +50,7 @@ func (r *Recovery) Run(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }
