@@ -93,3 +93,18 @@ func (s *Service) describeAdjustable(variables []config.Variable) {
 		variables[i].Adjustable = may[variables[i].Name] != nil
 	}
 }
+
+// checkAdjustable has what may change while the service runs judge what it is started with: it may be pickier than
+// the type of the variable.
+func (s *Service) checkAdjustable() error {
+	var refused []error
+	may := s.adjusters()
+	for _, name := range slices.Sorted(maps.Keys(may)) {
+		if value := s.settings.started[name]; value != "" {
+			if err := guard(func() error { return may[name](value) }); err != nil {
+				refused = append(refused, fmt.Errorf("%s is %q, %w", name, value, err))
+			}
+		}
+	}
+	return errors.Join(refused...)
+}

@@ -161,3 +161,39 @@ func TestDescribeNamesWhatDoesNotFit(t *testing.T) {
 		}
 	}
 }
+
+// picky is a part with a setting that may change while it runs.
+type picky struct{ bare }
+
+func (picky) Adjust() map[string]func(string) error {
+	return map[string]func(string) error{"EVENT_WORKERS": func(value string) error {
+		if value == "0" {
+			return errors.New("want 1 or more")
+		}
+		return nil
+	}}
+}
+
+func TestCheckJudgesTheEnvironmentAndOpensNothing(t *testing.T) {
+	t.Parallel()
+	opens := func(context.Context) error { t.Error("check runs parts"); return nil }
+	for environ, want := range map[string]string{
+		"DATABASE_URL=x STRIPE_KEY=sk EVENT_WORKERS=2":                   "",
+		"DATABASE_URL=x STRIPE_KEY=sk EVENT_WORKERS=0":                   "orders: EVENT_WORKERS is \"0\", want 1 or more\n",
+		"DATABASE_URL=x STRIPE_KEY=sk LOG_LEVEL=LOUD DRAIN_DELAY=5":      "  LOG_LEVEL is \"LOUD\" (want DEBUG, INFO, WARN or ERROR)\n  DRAIN_DELAY is \"5\", want a duration",
+		"DATABASE_URL=x STRIPE_KEY=sk ORDER_EXPIRATION=0s ADMIN_ADDR=:0": "orders: build orders: ORDER_EXPIRATION is 0s\n",
+	} {
+		var out, stderr buffer
+		err := framework.Run(t.Context(), "orders", func(s *framework.Service, c ordersConfig) error {
+			if c.Expiration == 0 {
+				return errors.New("ORDER_EXPIRATION is 0s")
+			}
+			s.Log.Info("built")
+			s.Add("events", picky{opens})
+			return nil
+		}, framework.Options{Args: []string{"check"}, Environ: strings.Fields(environ), Stdout: &out, Stderr: &stderr})
+		if (err == nil) != (want == "") || !strings.Contains(stderr.String(), want) || out.String() != "" {
+			t.Errorf("check of %s = %v, prints %q and %q, want %q", environ, err, out.String(), stderr.String(), want)
+		}
+	}
+}

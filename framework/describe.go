@@ -18,12 +18,8 @@ func (p *program) describe() error {
 	if err := config.Examples(p.configuration); err != nil {
 		return fmt.Errorf("describe %s: %w", p.name, err)
 	}
-	s := &Service{
-		Name: p.name, Version: version(), Instance: p.name,
-		Log: slog.New(slog.DiscardHandler), LogLevel: new(slog.LevelVar),
-		notices: new(logs.Notices),
-		Tracer:  nooptrace.NewTracerProvider(), Meter: noop.NewMeterProvider(),
-	}
+	s := &Service{Name: p.name, Version: version(), Instance: p.name}
+	s.silence()
 	if err := p.assemble(s); err != nil {
 		return fmt.Errorf("describe %s: %w", p.name, err)
 	}
@@ -33,6 +29,28 @@ func (p *program) describe() error {
 	}
 	_, err = p.options.Stdout.Write(description)
 	return err
+}
+
+// check says what of the environment the service could not run with, opening nothing.
+func (p *program) check() error {
+	s, err := p.load()
+	if err != nil {
+		return err
+	}
+	s.silence()
+	if err := p.assemble(s); err != nil {
+		return usageError{err}
+	}
+	if err := s.checkAdjustable(); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// silence gives the service what a build function may use, and has nothing come of it.
+func (s *Service) silence() {
+	s.Log, s.LogLevel, s.notices = slog.New(slog.DiscardHandler), new(slog.LevelVar), new(logs.Notices)
+	s.Tracer, s.Meter = nooptrace.NewTracerProvider(), noop.NewMeterProvider()
 }
 
 // description is the JSON of what the service is.

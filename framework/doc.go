@@ -83,11 +83,12 @@
 //
 // # The life of a service
 //
-// The program is called with one argument: run (the default), migrate, describe, version or help.
+// The program is called with one argument: run (the default), migrate, describe, check, version or help.
 //
 // Everything is configured by environment variables. All that are missing or wrong are reported at once, by name,
 // before anything is opened, and the exit code is 2. `describe` prints as JSON all that the service takes, offers,
-// publishes and listens to; it needs no configuration and opens nothing.
+// publishes and listens to; it needs no configuration and opens nothing. `check` says what is wrong with the
+// environment that it is called with, as run would, and opens nothing either.
 //
 // The admin server comes first, on ADMIN_ADDR, so that probes are answered from the first moment on:
 //

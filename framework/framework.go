@@ -20,7 +20,7 @@ import (
 //
 //	func main() { framework.Main("orders", service.New) }
 //
-// The program it makes is called as `orders [run|migrate|describe|version|help]`; run is the default. The
+// The program it makes is called as `orders [run|migrate|describe|check|version|help]`; run is the default. The
 // struct C is filled from environment variables as [Run] says, and build adds the parts.
 //
 // SIGTERM or SIGINT makes the service drain: see the package documentation. The exit code is 0 after a drain
@@ -123,6 +123,8 @@ func (p *program) run(ctx context.Context) error {
 		return p.migrate(ctx)
 	case "describe":
 		return p.describe()
+	case "check":
+		return p.check()
 	case "version":
 		_, err := fmt.Fprintf(p.options.Stdout, "%s %s %s\n", p.name, version(), runtime.Version())
 		return err
@@ -139,6 +141,7 @@ func (p *program) usage() string {
   run        run the service until SIGTERM or SIGINT (the default)
   migrate    prepare the service's database, then exit
   describe   print as JSON the configuration the service takes, its events, operations and probes
+  check      say what is wrong with the environment that it is called with, and open nothing
   version    print the version
   help       print this
 Configuration comes from environment variables: see NAME describe.`, "NAME", p.name)

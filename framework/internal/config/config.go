@@ -2,8 +2,8 @@
 // wrong with them and what they are for.
 //
 // Parsing is caarlos0/env (tags env, envDefault, envPrefix, envSeparator); this package adds the report by
-// variable name, the tags doc (what the variable is for), example (a value that would do) and secret:"true"
-// (never shown, as is a secret.String).
+// variable name, the tags doc (what the variable is for), example (a value that would do), secret:"true"
+// (never shown, as is a secret.String) and calls (the name of the service whose URL it takes).
 package config
 
 import (
@@ -30,9 +30,11 @@ type Variable struct {
 	Required bool   `json:"required"`
 	Secret   bool   `json:"secret"`
 	// Adjustable is a variable that may change while the service runs. Reading the struct does not tell.
-	Adjustable bool   `json:"adjustable,omitempty"`
-	Doc        string `json:"doc,omitempty"`
-	Example    string `json:"example,omitempty"`
+	Adjustable bool `json:"adjustable,omitempty"`
+	// Calls is the name of the service that is called at the URL which the variable takes.
+	Calls   string `json:"calls,omitempty"`
+	Doc     string `json:"doc,omitempty"`
+	Example string `json:"example,omitempty"`
 }
 
 // Problem is what is wrong with one variable.
@@ -175,7 +177,7 @@ func walk(t reflect.Type, prefix string, leaves *[]leaf) {
 				field: f, prefix: prefix,
 				variable: Variable{
 					Name: prefix + name, Type: kind, Default: def, Required: required && !hasDefault, Secret: hidden,
-					Doc: f.Tag.Get("doc"), Example: f.Tag.Get("example"),
+					Calls: f.Tag.Get("calls"), Doc: f.Tag.Get("doc"), Example: f.Tag.Get("example"),
 				},
 			})
 		case f.Type.Kind() == reflect.Struct:

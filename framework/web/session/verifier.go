@@ -18,7 +18,7 @@ import (
 // Config says whose sessions count. Issuer and Audience must be the same in auth and in the services that trust it; empty
 // means "turnstile".
 type Config struct {
-	JWKSURL        string   `env:"SESSION_JWKS_URL" envDefault:"http://127.0.0.1:8081/.well-known/jwks.json" doc:"where auth publishes the keys that sessions are verified with"`
+	JWKSURL        string   `env:"SESSION_JWKS_URL" envDefault:"http://127.0.0.1:8081/.well-known/jwks.json" calls:"auth" doc:"where auth publishes the keys that sessions are verified with"`
 	Issuer         string   `env:"SESSION_ISSUER" envDefault:"turnstile" doc:"who issues sessions (iss)"`
 	Audience       string   `env:"SESSION_AUDIENCE" envDefault:"turnstile" doc:"whom sessions are meant for (aud)"`
 	TrustedOrigins []Origin `env:"SESSION_TRUSTED_ORIGINS" doc:"other origins, scheme://host, whose pages may send the session cookie"`
