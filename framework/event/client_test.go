@@ -336,6 +336,49 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// The age of what is in flight is that of the oldest event which this process is
+// at, and not of what is parked: an autoscaler follows it.
+func TestInFlightAge(t *testing.T) {
+	inBubble(t, func(t *testing.T, db *database.DB) {
+		reader := metric.NewManualReader()
+		provider := metric.NewMeterProvider(metric.WithReader(reader))
+		defer func() { _ = provider.Shutdown(context.Background()) }()
+		age := func() float64 {
+			t.Helper()
+			var all metricdata.ResourceMetrics
+			_ = reader.Collect(t.Context(), &all) // the database may be at the handler's transaction
+			for _, s := range all.ScopeMetrics {
+				for _, m := range s.Metrics {
+					if m.Name == "turnstile.event.in_flight.age" {
+						return m.Data.(metricdata.Gauge[float64]).DataPoints[0].Value
+					}
+				}
+			}
+			t.Fatal("the age of what is in flight is not measured")
+			return 0
+		}
+		o := event.NewOutbox(db, "back", ping{})
+		outcomes := make(chan error)
+		defer close(outcomes)
+		run(t, event.NewClient(event.Config{HandlerTimeout: time.Hour}, o, recorder(db, func(*event.Message[ping]) error { return <-outcomes }),
+			event.Telemetry{Meter: provider}, memory(t)))
+		if got := age(); got != 0 {
+			t.Errorf("without an event it is %v", got)
+		}
+		publishPings(t, db, o, 1)
+		time.Sleep(10 * time.Minute)
+		if got := age(); got < 590 || got > 610 {
+			t.Errorf("10 minutes into the handler it is %v", got)
+		}
+		outcomes <- event.Dead(errors.New("poison")) // in its batch
+		outcomes <- event.Dead(errors.New("poison")) // by itself
+		time.Sleep(time.Minute)
+		if got := age(); got != 0 {
+			t.Errorf("when the event is dead it is %v", got)
+		}
+	})
+}
+
 // Each broker is measured by its own answers, however long another takes.
 func TestBrokersAreMeasuredApart(t *testing.T) {
 	inBubble(t, func(t *testing.T, db *database.DB) {
