@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/dev"
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 	"github.com/turnstile-go/turnstile/framework/database"
 )
 
 // listeners returns the groups that listen to each stream.
-func listeners(descriptions map[string]dev.Description) map[string][]string {
+func listeners(descriptions map[string]workspace.Description) map[string][]string {
 	groups := map[string][]string{}
 	for _, d := range descriptions {
 		for _, l := range d.Listens {

@@ -3,7 +3,7 @@ package demo
 import (
 	"testing"
 
-	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/dev"
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/framework/event"
@@ -38,14 +38,14 @@ func ledgers(t *testing.T, plant map[string]string) map[string]*database.DB {
 	return databases
 }
 
-func described() map[string]dev.Description {
-	handles := func(group string, types ...string) (d dev.Description) {
+func described() map[string]workspace.Description {
+	handles := func(group string, types ...string) (d workspace.Description) {
 		for _, typ := range types {
-			d.Listens = append(d.Listens, dev.Listened{Group: group, Stream: "tickets", Type: typ})
+			d.Listens = append(d.Listens, workspace.Listened{Group: group, Stream: "tickets", Type: typ})
 		}
 		return d
 	}
-	return map[string]dev.Description{"tickets": {}, "orders": handles("orders", "created", "shipped"), "payments": handles("payments", "created")}
+	return map[string]workspace.Description{"tickets": {}, "orders": handles("orders", "created", "shipped"), "payments": handles("payments", "created")}
 }
 
 func TestMeasure(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 )
 
 func surround(override ...string) surroundings {
@@ -16,9 +18,9 @@ func surround(override ...string) surroundings {
 	}
 }
 
-func describe(names ...string) (d Description) {
+func describe(names ...string) (d workspace.Description) {
 	for _, name := range names {
-		d.Configuration = append(d.Configuration, Variable{Name: name, Required: strings.HasSuffix(name, "_KEY"), Doc: "what for"})
+		d.Configuration = append(d.Configuration, workspace.Variable{Name: name, Required: strings.HasSuffix(name, "_KEY"), Doc: "what for"})
 	}
 	return d
 }
@@ -167,16 +169,16 @@ func TestLock(t *testing.T) {
 }
 
 func TestPaths(t *testing.T) {
-	d := Description{Operations: []Operation{
-		{"GET", "/.well-known/jwks.json"}, {"POST", "/api/users/signup"}, {"GET", "/api/users/{id}"}, {"GET", "/files/{name}"}, {"GET", "/{anything}"},
+	d := workspace.Description{Operations: []workspace.Operation{
+		{Path: "/.well-known/jwks.json"}, {Path: "/api/users/signup"}, {Path: "/api/users/{id}"}, {Path: "/files/{name}"}, {Path: "/{anything}"},
 	}}
-	if got, want := strings.Join(d.prefixes(), " "), "/.well-known/jwks.json /api/users /files"; got != want {
+	if got, want := strings.Join(prefixes(d), " "), "/.well-known/jwks.json /api/users /files"; got != want {
 		t.Errorf("prefixes = %s, want %s", got, want)
 	}
-	if d.home() != "/api/users" || d.docs() != "/api/users/docs" {
-		t.Errorf("home = %s, docs = %s", d.home(), d.docs())
+	if home(d) != "/api/users" || docs(d) != "/api/users/docs" {
+		t.Errorf("home = %s, docs = %s", home(d), docs(d))
 	}
-	if none := (Description{}); none.home() != "" || none.docs() != "" || none.prefixes() != nil {
+	if none := (workspace.Description{}); home(none) != "" || docs(none) != "" || prefixes(none) != nil {
 		t.Error("a service without operations has paths")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/process"
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 )
 
 // surroundings are what the variables of a service are derived from.
@@ -82,7 +83,7 @@ func (s surroundings) value(service, variable string) (value string, ok, heeded 
 
 // environ returns the environment of a service, the variables that it requires and nobody has set, and those of the
 // user's that were not heeded.
-func (s surroundings) environ(service string, d Description) (env []string, missing []Variable, unheeded []string) {
+func (s surroundings) environ(service string, d workspace.Description) (env []string, missing []workspace.Variable, unheeded []string) {
 	described := map[string]bool{"READY_FILE": true}
 	values := []string{"READY_FILE=" + s.readyFile(service)}
 	for _, v := range d.Configuration {

@@ -75,7 +75,7 @@ type service struct {
 	// Used by the goroutine of Run only.
 	broken      bool // the last build failed
 	sum         string
-	description Description
+	description workspace.Description
 
 	// Written under System.mu.
 	supervisor *process.Supervisor // nil until it was built and described for the first time
@@ -327,7 +327,7 @@ func (s *System) build(ctx context.Context, services []workspace.Service) (faile
 func (s *System) apply(ctx context.Context, services []*service, since time.Time) (restarted []string, err error) {
 	type news struct {
 		sum         string
-		description Description
+		description workspace.Description
 	}
 	found := make([]news, len(services))
 	group, asking := errgroup.WithContext(ctx)
@@ -338,7 +338,7 @@ func (s *System) apply(ctx context.Context, services []*service, since time.Time
 				return err
 			}
 			if found[i].description = v.description; found[i].sum != v.sum {
-				found[i].description, err = Describe(asking, program, s.around.base)
+				found[i].description, err = workspace.Describe(asking, program, s.around.base)
 			}
 			return err
 		})
@@ -371,7 +371,7 @@ func (s *System) apply(ctx context.Context, services []*service, since time.Time
 		if envs[i] == nil {
 			continue
 		}
-		if err := s.gateway.Route(v.Name, found[i].description.prefixes(), found[i].description.docs()); err != nil {
+		if err := s.gateway.Route(v.Name, prefixes(found[i].description), docs(found[i].description)); err != nil {
 			return restarted, err
 		}
 		same := v.sum == found[i].sum && slices.Equal(v.env, envs[i])
@@ -407,7 +407,7 @@ func (e *missingError) Error() string {
 		"\nset them in the environment or in the file .env beside go.work; NAME counts for all services, <SERVICE>_NAME for one"
 }
 
-func needs(service string, v Variable) string {
+func needs(service string, v workspace.Variable) string {
 	line := "  " + service + " needs " + v.Name
 	if v.Doc != "" {
 		line += ": " + v.Doc
@@ -595,8 +595,8 @@ func (s *System) KillAll() {
 }
 
 // Descriptions returns what the services say of themselves, by name. Call it from Run's body.
-func (s *System) Descriptions() map[string]Description {
-	descriptions := map[string]Description{}
+func (s *System) Descriptions() map[string]workspace.Description {
+	descriptions := map[string]workspace.Description{}
 	for name, v := range s.services {
 		descriptions[name] = v.description
 	}
@@ -618,8 +618,8 @@ func (s *System) Overview() string {
 		v := s.services[name]
 		row := []string{c.Name(name), c.Text(console.Bad, "not running"), "", "", ""}
 		if v.state.Phase == process.Up {
-			row[1] = c.Text(console.Link, s.around.gateway+v.description.home())
-			if docs := v.description.docs(); docs != "" {
+			row[1] = c.Text(console.Link, s.around.gateway+home(v.description))
+			if docs := docs(v.description); docs != "" {
 				row[2] = c.Text(console.Link, s.around.gateway+docs)
 			}
 			if admin := v.state.Ready.Admin; admin != "" {

@@ -1,4 +1,4 @@
-package dev
+package workspace
 
 import (
 	"bytes"
@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
-	"strings"
 	"time"
 )
 
@@ -16,19 +14,31 @@ import (
 type Description struct {
 	Name          string      `json:"name"`
 	Configuration []Variable  `json:"configuration"`
+	Probes        Probes      `json:"probes"`
 	Operations    []Operation `json:"operations"`
 	Publishes     []Published `json:"publishes"`
 	Listens       []Listened  `json:"listens"`
+	Kubernetes    Kubernetes  `json:"kubernetes"`
 }
 
 // Variable is one environment variable that a service takes.
 type Variable struct {
-	Name     string `json:"name"`
-	Type     string `json:"type"`
-	Default  string `json:"default"`
-	Required bool   `json:"required"`
-	Doc      string `json:"doc"`
-	Example  string `json:"example"`
+	Name       string `json:"name"`
+	Type       string `json:"type"`
+	Default    string `json:"default"`
+	Required   bool   `json:"required"`
+	Secret     bool   `json:"secret"`
+	Adjustable bool   `json:"adjustable"` // may change while the service runs
+	Calls      string `json:"calls"`      // the service whose URL it takes
+	Doc        string `json:"doc"`
+	Example    string `json:"example"`
+}
+
+// Probes are the paths on the admin port.
+type Probes struct {
+	Live    string `json:"live"`
+	Ready   string `json:"ready"`
+	Startup string `json:"startup"`
 }
 
 // Operation is one HTTP operation of a service.
@@ -48,6 +58,19 @@ type Listened struct {
 	Group  string `json:"group"`
 	Stream string `json:"stream"`
 	Type   string `json:"type"`
+}
+
+// Kubernetes is what a service asks of the API server.
+type Kubernetes struct {
+	Rules []Rule `json:"rules"`
+}
+
+// Rule is something that a service does at the API server: what a Role of its own must allow.
+type Rule struct {
+	APIGroups     []string `json:"apiGroups"`
+	Resources     []string `json:"resources"`
+	ResourceNames []string `json:"resourceNames"` // all if empty
+	Verbs         []string `json:"verbs"`
 }
 
 // Describe asks a service's program what it is.
@@ -72,45 +95,4 @@ func Describe(ctx context.Context, program string, env []string) (Description, e
 		return Description{}, errors.New(program + " describe: it does not say its name")
 	}
 	return d, nil
-}
-
-// prefixes returns the paths under which the service is reached: /api/<name> for all below it, others as they are.
-func (d Description) prefixes() []string {
-	var list []string
-	for _, o := range d.Operations {
-		path, _, _ := strings.Cut(o.Path, "{")
-		parts := strings.Split(strings.Trim(path, "/"), "/")
-		if parts[0] == "" {
-			continue
-		}
-		prefix := "/" + strings.Join(parts, "/")
-		if parts[0] == "api" && len(parts) > 1 {
-			prefix = "/api/" + parts[1]
-		}
-		list = append(list, prefix)
-	}
-	slices.Sort(list)
-	return slices.Compact(list)
-}
-
-// home returns the path that stands for the service: its API's.
-func (d Description) home() string {
-	prefixes := d.prefixes()
-	for _, p := range prefixes {
-		if strings.HasPrefix(p, "/api/") {
-			return p
-		}
-	}
-	if len(prefixes) > 0 {
-		return prefixes[0]
-	}
-	return ""
-}
-
-// docs returns the path of the service's documentation, or nothing if it serves no API.
-func (d Description) docs() string {
-	if home := d.home(); strings.HasPrefix(home, "/api/") {
-		return home + "/docs"
-	}
-	return ""
 }
