@@ -15,7 +15,8 @@ import (
 type process struct {
 	mu     sync.Mutex
 	dead   bool
-	steps  int // database calls left before it crashes; negative for no limit
+	cutOff bool // its database does not answer
+	steps  int  // database calls left before it crashes; negative for no limit
 	ended  []func()
 	cancel context.CancelFunc
 }
@@ -55,6 +56,13 @@ func (p *process) atEnd(f func()) {
 	p.ended = append(p.ended, f)
 }
 
+// cut has the process's database be silent from now on.
+func (p *process) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutOff = true
+}
+
 // step is one database call. It returns an error if the process is dead.
 func step(ctx context.Context) error {
 	p, _ := ctx.Value(processKey{}).(*process)
@@ -66,8 +74,12 @@ func step(ctx context.Context) error {
 	if p.steps >= 0 {
 		p.steps--
 	}
-	dead := p.dead
+	dead, silent := p.dead, p.cutOff
 	p.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if crash {
 		p.crash()
 		return errCrashed
