@@ -58,7 +58,7 @@ func (r *relay) recordDoubt(ctx context.Context, broker string, since time.Time)
 	defer cancel()
 	err := r.db.InTx(ctx, func(tx *database.Tx) error { return r.doubt(ctx, tx, broker, since) })
 	if err != nil {
-		r.log.DebugContext(ctx, "events: what a lost connection puts in doubt is not recorded yet", "broker", broker, "err", err)
+		r.log.DebugContext(ctx, "events: what a lost connection puts in doubt is not recorded yet", "broker", broker, "error", err)
 	}
 }
 
@@ -160,7 +160,7 @@ func (r *relay) runPrune(ctx context.Context) {
 			return
 		}
 		if err := r.prune(ctx); err != nil && ctx.Err() == nil {
-			r.log.WarnContext(ctx, "archive: not pruned; tried again in a minute", "err", err)
+			r.log.WarnContext(ctx, "archive: not pruned; tried again in a minute", "error", err)
 		}
 	}
 }

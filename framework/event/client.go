@@ -217,7 +217,7 @@ func (c *Client) Run(stop context.Context) error {
 	// what they publish is to be sent before the process ends.
 	parts.Wait()
 	if err := c.relay.flush(ctx); err != nil {
-		c.log.WarnContext(ctx, "events: the outbox is not empty; what is left is sent by the next process", "err", err)
+		c.log.WarnContext(ctx, "events: the outbox is not empty; what is left is sent by the next process", "error", err)
 	}
 	close(drained)
 	links.Wait()
@@ -261,7 +261,7 @@ func (c *Client) prepare(ctx, stop context.Context) (since time.Time, ok bool) {
 		if err == nil {
 			return since, true
 		}
-		c.log.WarnContext(ctx, "events: waiting for the database", "err", err)
+		c.log.WarnContext(ctx, "events: waiting for the database", "error", err)
 		if !failed.wait(stop, nil) {
 			return since, false
 		}
@@ -282,7 +282,7 @@ func (c *Client) sessions(ctx, stop context.Context, b Broker, since time.Time, 
 				return
 			}
 			c.setAway(b, err)
-			c.log.WarnContext(ctx, "events: not connected to the broker; trying again", "broker", b.Name(), "err", err)
+			c.log.WarnContext(ctx, "events: not connected to the broker; trying again", "broker", b.Name(), "error", err)
 			if !failed.wait(stop, nil) {
 				return
 			}
@@ -337,7 +337,7 @@ func (c *Client) serve(ctx, stop context.Context, b Broker, session Session, dra
 	}
 	for _, s := range stops {
 		if err := s(); err != nil && !isLost(session) {
-			c.log.WarnContext(ctx, "events: leave a subscription", "broker", b.Name(), "err", err)
+			c.log.WarnContext(ctx, "events: leave a subscription", "broker", b.Name(), "error", err)
 		}
 	}
 	if isLost(session) {
@@ -346,7 +346,7 @@ func (c *Client) serve(ctx, stop context.Context, b Broker, session Session, dra
 		c.relay.recordDoubt(ctx, b.Name(), since)
 	}
 	if err := session.Close(); err != nil {
-		c.log.DebugContext(ctx, "events: close the session", "broker", b.Name(), "err", err)
+		c.log.DebugContext(ctx, "events: close the session", "broker", b.Name(), "error", err)
 	}
 	return since
 }
@@ -366,7 +366,7 @@ func (c *Client) subscribe(over context.Context, b Broker, session Session) (sto
 			}, func(d Delivery) { c.listener.deliver(over, b.Name(), stream, d) })
 			if err != nil {
 				c.setReady(subscriptionCheck(b, stream), notReady(err.Error()))
-				c.log.WarnContext(over, "events: not subscribed; trying again", "broker", b.Name(), "stream", stream, "group", c.listener.group, "err", err)
+				c.log.WarnContext(over, "events: not subscribed; trying again", "broker", b.Name(), "stream", stream, "group", c.listener.group, "error", err)
 				return false
 			}
 			stops = append(stops, leave)

@@ -267,7 +267,7 @@ func (l *Listener) pause(ctx context.Context, b *backoff, err error) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	l.log.WarnContext(ctx, "listener: the database could not be used; trying again", "group", l.group, "err", err)
+	l.log.WarnContext(ctx, "listener: the database could not be used; trying again", "group", l.group, "error", err)
 	return b.wait(ctx, nil)
 }
 
@@ -275,7 +275,7 @@ func (l *Listener) acknowledge(ctx context.Context, batch []*arrival) {
 	for _, a := range batch {
 		if err := a.ack(); err != nil {
 			// It comes again and is dropped as a duplicate.
-			l.log.DebugContext(ctx, "listener: an acknowledgement was lost", "group", l.group, "stream", a.Stream, "event", a.ID, "err", err)
+			l.log.DebugContext(ctx, "listener: an acknowledgement was lost", "group", l.group, "stream", a.Stream, "event", a.ID, "error", err)
 		}
 	}
 }

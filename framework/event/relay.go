@@ -119,7 +119,7 @@ func (r *relay) run(ctx, stop context.Context) {
 		}
 		switch r.dropLost(); {
 		case err != nil && stop.Err() == nil && len(r.outlets) > 0:
-			r.log.WarnContext(ctx, "relay: some events were not sent; they stay in the outbox", "err", err)
+			r.log.WarnContext(ctx, "relay: some events were not sent; they stay in the outbox", "error", err)
 			again = time.After(failed.next())
 		case again == nil:
 			failed.reset()
@@ -150,7 +150,7 @@ func (r *relay) run(ctx, stop context.Context) {
 		case <-mark:
 			mark = nil
 			if err := r.markAll(ctx); err != nil {
-				r.log.WarnContext(ctx, "relay: events are sent but not marked yet; tried again", "err", err)
+				r.log.WarnContext(ctx, "relay: events are sent but not marked yet; tried again", "error", err)
 				mark = time.After(unmarked.next())
 			} else {
 				unmarked.reset()
@@ -164,7 +164,7 @@ func (r *relay) run(ctx, stop context.Context) {
 // call wakes the relays of the service's other processes.
 func (r *relay) call(ctx context.Context) {
 	if err := r.db.Notify(ctx, channel, callRelay); err != nil {
-		r.log.DebugContext(ctx, "relay: other processes were not told of new events; they look every second", "err", err)
+		r.log.DebugContext(ctx, "relay: other processes were not told of new events; they look every second", "error", err)
 	}
 }
 
@@ -305,7 +305,7 @@ func (r *relay) send(ctx context.Context, rows []row) (acked map[int64][]string,
 		return acked, errors.Join(refused...)
 	}
 	if err := errors.Join(refused...); err != nil {
-		r.log.WarnContext(ctx, "relay: a broker did not take some events, another did; they are sent to it again", "err", err)
+		r.log.WarnContext(ctx, "relay: a broker did not take some events, another did; they are sent to it again", "error", err)
 	}
 	return acked, nil
 }
@@ -367,7 +367,7 @@ func (r *relay) runSchedule(ctx context.Context) {
 	for {
 		more, err := r.publishDue(ctx)
 		if err != nil && ctx.Err() == nil {
-			r.log.WarnContext(ctx, "schedule: due events are late", "err", err)
+			r.log.WarnContext(ctx, "schedule: due events are late", "error", err)
 			if !failed.wait(ctx, nil) {
 				return
 			}

@@ -39,7 +39,7 @@ func (c *Client) hear(ctx context.Context) {
 		}
 	})
 	if err != nil && ctx.Err() == nil {
-		c.log.WarnContext(ctx, "events: calls of other processes are not heard; they are looked for every second", "err", err)
+		c.log.WarnContext(ctx, "events: calls of other processes are not heard; they are looked for every second", "error", err)
 	}
 }
 
@@ -70,7 +70,7 @@ func (c *Client) attend(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		if err := say(); err != nil && ctx.Err() == nil {
-			c.log.DebugContext(ctx, "events: not recorded that this process runs; tried again", "process", r.name, "err", err)
+			c.log.DebugContext(ctx, "events: not recorded that this process runs; tried again", "process", r.name, "error", err)
 		}
 		select {
 		case <-ticker.C:
@@ -88,7 +88,7 @@ func (c *Client) retire(ctx context.Context) {
 		return err
 	})
 	if err != nil {
-		c.log.DebugContext(ctx, "events: not recorded that this process has ended; it is forgotten later", "process", r.name, "err", err)
+		c.log.DebugContext(ctx, "events: not recorded that this process has ended; it is forgotten later", "process", r.name, "error", err)
 	}
 }
 

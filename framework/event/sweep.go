@@ -29,7 +29,7 @@ func (l *Listener) sweep(ctx, stop context.Context) {
 			return
 		}
 		if err != nil {
-			l.log.WarnContext(ctx, "sweep: retries are late", "group", l.group, "err", err)
+			l.log.WarnContext(ctx, "sweep: retries are late", "group", l.group, "error", err)
 			if !failed.wait(stop, nil) {
 				return
 			}

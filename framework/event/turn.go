@@ -199,7 +199,7 @@ func (l *Listener) inTurn(ctx context.Context, keys []rowKey, extent extent, f f
 		}
 		if t.others {
 			if err := l.db.Notify(ctx, channel, callListener); err != nil {
-				l.log.DebugContext(ctx, "listener: other processes were not told of a parked event; they look every second", "group", l.group, "err", err)
+				l.log.DebugContext(ctx, "listener: other processes were not told of a parked event; they look every second", "group", l.group, "error", err)
 			}
 		}
 	}
@@ -609,7 +609,7 @@ func (t *turn) wakeAt(c *cursor) *int64 {
 // early failed before any handler was asked, so it counts no attempt.
 func (l *Listener) parkFailed(ctx context.Context, a *arrival, failure error) error {
 	if a.malformed != nil {
-		l.log.ErrorContext(ctx, "listener: a malformed message is dropped; it cannot be stored", "group", l.group, "stream", a.Stream, "malformed", a.malformed, "err", failure)
+		l.log.ErrorContext(ctx, "listener: a malformed message is dropped; it cannot be stored", "group", l.group, "stream", a.Stream, "malformed", a.malformed, "error", failure)
 		return nil
 	}
 	return l.inTurn(ctx, keysOf([]*arrival{a}), single, func(ctx context.Context, t *turn) error {
@@ -647,7 +647,7 @@ func (t *turn) sentence(ctx context.Context, p *parkedRow, e *envelope, failure 
 		level, text = l.log.ErrorContext, "listener: an event is dead; redrive or skip it"
 	}
 	level(ctx, text, "group", l.group, "stream", e.Stream, "type", e.Type, "key", e.Key, "sequence", e.Sequence,
-		"event", e.ID, "attempt", p.Attempts, "retry_in", delay.Round(time.Millisecond).String(), "err", failure)
+		"event", e.ID, "attempt", p.Attempts, "retry_in", delay.Round(time.Millisecond).String(), "error", failure)
 }
 
 // storable makes an error's text fit for a column.
