@@ -53,7 +53,7 @@ var layers = []struct {
 
 // libraries says who may import a library that should be at home in one place.
 var libraries = map[string]string{
-	"k8s.io/":                          `framework/kube(/.+)?|e2e/internal/cluster`,
+	"k8s.io/":                          `framework/kube(/.+)?|framework/cmd/turnstile(/internal/externalmetrics)?|e2e/internal/cluster`,
 	"github.com/nats-io/":              `framework/(event/(stan|jetstream)(/.+)?|internal/(natsconn|natsserver))`,
 	"github.com/jackc/pgx/":            `framework/database(/.+)?`,
 	"github.com/pressly/goose/":        `framework/database`,

@@ -33,18 +33,14 @@ LOG_LEVEL (WARN if not set). When it is ready it writes its address to the file 
 	c.Flags().StringVar(&cluster, "cluster-id", "turnstile", "NATS Streaming cluster id")
 	c.Flags().StringVar(&token, "token", "", "what clients of JetStream must have in their URL, as in nats://token@127.0.0.1:4222; nothing if empty")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		level := slog.LevelWarn
-		if text := os.Getenv("LOG_LEVEL"); text != "" {
-			if err := level.UnmarshalText([]byte(text)); err != nil {
-				return fmt.Errorf("LOG_LEVEL: %w", err)
-			}
+		log, err := jsonLog(slog.LevelWarn)
+		if err != nil {
+			return err
 		}
-		log := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: level}))
 		var server interface {
 			URL() string
 			Shutdown()
 		}
-		var err error
 		switch kind {
 		case "stan":
 			server, err = stanserver.Start(stanserver.Options{Dir: dir, Port: port, ClusterID: cluster, Log: log})

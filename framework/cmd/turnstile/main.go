@@ -47,7 +47,8 @@ func rootCommand(out *console.Console, stop *stopper) *cobra.Command {
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(devCommand(out, stop), demoCommand(out, stop), brokerCommand(), gatewayCommand(out), eventsCommand())
+	root.AddCommand(devCommand(out, stop), demoCommand(out, stop), brokerCommand(), gatewayCommand(out), eventsCommand(),
+		externalMetricsCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
 	})
