@@ -547,6 +547,49 @@ func TestStartIsTriedAgainWhileADependencyIsAway(t *testing.T) {
 	}
 }
 
+type noticed struct{ error }
+
+func (noticed) Notice() string  { return "MigrationFailed" }
+func (noticed) Permanent() bool { return true }
+
+// Why a part does not start is told where people look at the service, if the
+// error says so: at every try, and before the service ends of it.
+func TestPeopleAreToldWhyAPartDoesNotStart(t *testing.T) {
+	t.Parallel()
+	attempts := 0
+	told := make(chan framework.Notice, 10)
+	s := run(t, func(s *framework.Service) error {
+		s.OnNotice(func(n framework.Notice) { told <- n })
+		s.Add("database", &fake{start: func(context.Context) error {
+			switch attempts++; attempts {
+			case 1:
+				return errors.New("connection refused")
+			case 2:
+				return fmt.Errorf("migrate: %w", noticeOnly{})
+			}
+			return noticed{errors.New("no such table")}
+		}})
+		return nil
+	})
+	if err := s.ended(); err == nil {
+		t.Error("Run = nil")
+	}
+	for _, want := range []string{"MigrationFailed WARN part does not start, trying again", "MigrationFailed ERROR part does not start"} {
+		n := <-told
+		if got := fmt.Sprintf("%s %s %s", n.Reason, n.Level, n.Text); !strings.HasPrefix(got, want+" (part=database, error=") {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	if len(told) > 0 {
+		t.Errorf("told of %v, too", <-told)
+	}
+}
+
+type noticeOnly struct{}
+
+func (noticeOnly) Error() string  { return "a column is missing" }
+func (noticeOnly) Notice() string { return "MigrationFailed" }
+
 func TestProbesAnswerWhileStarting(t *testing.T) {
 	t.Parallel()
 	failing := make(chan struct{})

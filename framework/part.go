@@ -10,6 +10,8 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"github.com/turnstile-go/turnstile/framework/internal/logs"
 )
 
 const (
@@ -48,17 +50,30 @@ func (p *part) start(stop context.Context, log *slog.Logger) (bool, error) {
 		case stop.Err() != nil:
 			return false, nil
 		case hopeless(err):
+			if attrs := noticeOf(err); attrs != nil { // told while there is who tells it
+				log.ErrorContext(stop, "part does not start", append(attrs, "part", p.name, "error", err)...)
+			}
 			return false, fmt.Errorf("start %s: %w", p.name, err)
 		}
 		p.startErr.Store(&err)
 		wait := pause/2 + rand.N(pause/2)
-		log.WarnContext(stop, "part does not start, trying again", "part", p.name, "error", err, "attempt", attempt, "in", wait)
+		log.WarnContext(stop, "part does not start, trying again",
+			append(noticeOf(err), "part", p.name, "error", err, "attempt", attempt, "in", wait)...)
 		select {
 		case <-stop.Done():
 			return false, nil
 		case <-time.After(wait):
 		}
 	}
+}
+
+// noticeOf is what makes a record about err a notice, if it is one.
+func noticeOf(err error) []any {
+	var n notable
+	if !errors.As(err, &n) {
+		return nil
+	}
+	return []any{logs.Notice(n.Notice())}
 }
 
 // hopeless reports whether Start would only fail again.

@@ -57,7 +57,8 @@ type Service struct {
 // when ctx is done. Only an error that has, or wraps one that has, a method Permanent() bool that returns
 // true stops the service, as does the failure to listen on an address. Run is always called after a Start
 // that succeeded, with a ctx that is already done if the service stops before it was up: Run is the place to
-// release what Start opened.
+// release what Start opened. An error that has, or wraps one that has, a method Notice() string is a [Notice] of
+// that reason.
 //
 //	Close() error
 //
@@ -150,4 +151,5 @@ type (
 
 	permanent interface{ Permanent() bool }
 	degraded  interface{ Degraded() bool }
+	notable   interface{ Notice() string }
 )

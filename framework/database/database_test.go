@@ -151,6 +151,65 @@ func TestIsUnique(t *testing.T) {
 	}, accounts())
 }
 
+// A migration that fails is named, and people are told; where the database is
+// away, no migration has failed. The password is in neither error.
+func TestMigrationThatFails(t *testing.T) {
+	files := fstest.MapFS{
+		"0001_lines.sql":  {Data: []byte("-- +goose Up\nCREATE TABLE line (n BIGINT);")},
+		"0002_broken.sql": {Data: []byte("-- +goose Up\nALTER TABLE lime ADD m BIGINT;")},
+	}
+	const password = "sesame"
+	for name, url := range map[string]func(t *testing.T) string{
+		"sqlite": func(t *testing.T) string { return "sqlite:" + filepath.Join(t.TempDir(), "test.db") },
+		"postgres": func(t *testing.T) string {
+			url := databasetest.PostgresURL(t)
+			return url + map[bool]string{true: "&", false: "?"}[strings.Contains(url, "?")] + "password=" + password
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := startOn(t, url(t), database.Migrations{Table: "line_schema", Postgres: files, SQLite: files})
+			if err == nil {
+				t.Fatal("a migration that cannot be is made")
+			}
+			for _, want := range []string{"line_schema", "0002_broken.sql", "lime"} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %s: %v", want, err)
+				}
+			}
+			if strings.Contains(err.Error(), password) {
+				t.Errorf("the error has the password: %v", err)
+			}
+			if reason := noticeOf(err); reason != "MigrationFailed" {
+				t.Errorf("people are told %q", reason)
+			}
+		})
+	}
+	err := startOn(t, "postgres://app:"+password+"@127.0.0.1:1/app", accounts())
+	if err == nil || noticeOf(err) != "" || strings.Contains(err.Error(), password) {
+		t.Errorf("where the server is away: %v, and people are told %q", err, noticeOf(err))
+	}
+}
+
+// startOn starts a database and closes it.
+func startOn(t *testing.T, url string, migrations ...database.Migrations) error {
+	t.Helper()
+	db, err := database.New(database.Config{URL: url}, migrations...)
+	must(t, err)
+	err = db.Start(t.Context())
+	must(t, db.Close())
+	return err
+}
+
+func noticeOf(err error) string {
+	if n, ok := errors.AsType[interface {
+		error
+		Notice() string
+	}](err); ok {
+		return n.Notice()
+	}
+	return ""
+}
+
 func TestSeveralProcessesMigrateAtOnce(t *testing.T) {
 	for kind, url := range map[string]string{"sqlite": "sqlite:" + filepath.Join(t.TempDir(), "new", "x.db"), "postgres": ""} {
 		t.Run(kind, func(t *testing.T) {

@@ -2,8 +2,10 @@ package database
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -38,12 +40,27 @@ func (db *DB) migrate(ctx context.Context) error {
 				break
 			}
 		}
+		if failed, ok := errors.AsType[*goose.PartialError](err); ok {
+			err = fmt.Errorf("migration %s fails: %w", path.Base(failed.Failed.Source.Path), failed.Err)
+		}
 		if err != nil {
-			return fmt.Errorf("database: migrate %s (%s): %w", db.name, m.Table, err)
+			err = fmt.Errorf("database: migrate %s (%s): %w", db.name, m.Table, err)
+			if ctx.Err() == nil && !Away(err) {
+				return migrationError{err}
+			}
+			return err
 		}
 	}
 	return nil
 }
+
+// migrationError says that the database is there and a step cannot be taken.
+type migrationError struct{ error }
+
+func (e migrationError) Unwrap() error { return e.error }
+
+// Notice has people told.
+func (migrationError) Notice() string { return "MigrationFailed" }
 
 func (db *DB) apply(ctx context.Context, m Migrations) error {
 	fsys, dialect := m.SQLite, goose.DialectSQLite3
