@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"slices"
@@ -24,6 +25,9 @@ const patience = 3 * time.Second
 
 // Load is a number of people. Create it with New.
 type Load struct {
+	// Address is where to connect to, host:port, whatever the URL says; empty means that of the URL. Set it before Run.
+	Address string
+
 	url    string
 	people int
 	seed   uint64
@@ -41,6 +45,9 @@ type Stats struct {
 	Accepted int // answered with 2xx
 	Refused  int // answered with a refusal that the rules of the business allow
 	Failed   int // answered with 5xx or not at all: what came of them nobody knows
+
+	Reads      int // of lists
+	Unanswered int // of them, answered with anything but 200 or not at all
 }
 
 // New returns people who will use the application at url. Seed decides what they want.
@@ -69,7 +76,7 @@ func (l *Load) Surprises() []string {
 	return slices.Clone(l.surprises)
 }
 
-// Failures returns the first ten commands that failed, and how.
+// Failures returns the first ten commands and reads that failed, and how.
 func (l *Load) Failures() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,6 +86,11 @@ func (l *Load) Failures() []string {
 // Run has people use the application until ctx is done. Then it lets them wait for the answers that they still expect.
 func (l *Load) Run(ctx context.Context) {
 	transport := &http.Transport{MaxIdleConnsPerHost: l.people}
+	if l.Address != "" {
+		transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, l.Address)
+		}
+	}
 	defer transport.CloseIdleConnections()
 	var group sync.WaitGroup
 	for i := range l.people {
@@ -98,14 +110,29 @@ func (l *Load) count(what string, status int, text string, allowed []int) {
 		l.stats.Accepted++
 	case status == 0 || status >= 500:
 		l.stats.Failed++
-		if len(l.failures) < 10 {
-			l.failures = append(l.failures, fmt.Sprintf("%s at %s: %d %s", what, time.Now().UTC().Format(time.TimeOnly), status, text))
-		}
+		l.failed(what, status, text)
 	default:
 		l.stats.Refused++
 		if !slices.Contains(allowed, status) && len(l.surprises) < 10 {
 			l.surprises = append(l.surprises, fmt.Sprintf("%s was answered with %d %s", what, status, text))
 		}
+	}
+}
+
+// countRead notes how a read ended.
+func (l *Load) countRead(what string, status int, text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stats.Reads++
+	if status != http.StatusOK {
+		l.stats.Unanswered++
+		l.failed(what, status, text)
+	}
+}
+
+func (l *Load) failed(what string, status int, text string) {
+	if len(l.failures) < 10 {
+		l.failures = append(l.failures, fmt.Sprintf("%s at %s: %d %s", what, time.Now().UTC().Format("15:04:05.000"), status, text))
 	}
 }
 
@@ -224,7 +251,12 @@ func (p *person) withdraw(ticket string) {
 // order orders a ticket: any, or one of those that are for sale the longest, which others want, too.
 func (p *person) order() {
 	var tickets []struct{ ID string } // newest first
-	if status, _, _ := p.send(&tickets, http.MethodGet, "/api/tickets?limit=100", nil); status != http.StatusOK || len(tickets) == 0 {
+	status, text, err := p.send(&tickets, http.MethodGet, "/api/tickets?limit=100", nil)
+	if err != nil {
+		status, text = 0, err.Error()
+	}
+	p.load.countRead("GET /api/tickets", status, text)
+	if status != http.StatusOK || len(tickets) == 0 {
 		return
 	}
 	if p.chance(40) {
@@ -232,7 +264,7 @@ func (p *person) order() {
 	}
 	wanted := tickets[p.random.IntN(len(tickets))].ID
 	var o struct{ ID string }
-	status := p.command(&o, http.MethodPost, "/api/orders", map[string]any{"ticketId": wanted}, http.StatusNotFound, http.StatusConflict)
+	status = p.command(&o, http.MethodPost, "/api/orders", map[string]any{"ticketId": wanted}, http.StatusNotFound, http.StatusConflict)
 	if status != http.StatusCreated {
 		return
 	}

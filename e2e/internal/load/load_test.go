@@ -78,8 +78,8 @@ func success(command string) int {
 func TestPromises(t *testing.T) {
 	t.Parallel()
 	l, a := use(t, success)
-	if s := l.Stats(); s.Commands != a.commands || s.Accepted != s.Commands {
-		t.Errorf("counted %+v, want %d commands, all accepted", s, a.commands)
+	if s := l.Stats(); s.Commands != a.commands || s.Accepted != s.Commands || s.Reads == 0 || s.Unanswered > 0 {
+		t.Errorf("counted %+v, want %d commands, all accepted, and reads, all answered", s, a.commands)
 	}
 	if surprises, failures := l.Surprises(), l.Failures(); len(surprises)+len(failures) > 0 {
 		t.Errorf("surprises %q, failures %q; want none", surprises, failures)
