@@ -16,6 +16,7 @@ import (
 	"github.com/invopop/jsonschema"
 
 	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/internal/logs"
 )
 
 //go:embed migrations
@@ -85,6 +86,7 @@ type Client struct {
 
 	mu    sync.Mutex
 	ready map[string]error // by check: each broker and each subscription
+	away  map[string]bool  // brokers that people have been told are away
 }
 
 // NewClient returns a client of the brokers. It publishes every event to all
@@ -107,7 +109,7 @@ func NewClient(cfg Config, outbox *Outbox, listener *Listener, t Telemetry, brok
 			Outbox: outbox, cfg: cfg, log: t.Log, metrics: m, name: processName(),
 			joins: make(chan *joining), called: make(chan struct{}, 1), unmarked: map[int64][]string{}, repairs: map[string]*repairs{},
 		},
-		ready: map[string]error{},
+		ready: map[string]error{}, away: map[string]bool{},
 	}
 	if len(brokers) == 0 {
 		panic("event: a client needs a broker")
@@ -181,6 +183,17 @@ func (c *Client) setAway(b Broker, err error) {
 	for _, check := range c.checks(b) {
 		c.setReady(check, notReady("connection lost: "+err.Error()))
 	}
+}
+
+// turn records whether a broker is away, and reports whether that is news.
+func (c *Client) turn(b Broker, away bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away[b.Name()] == away {
+		return false
+	}
+	c.away[b.Name()] = away
+	return true
 }
 
 // Run relays and listens until ctx is done. Then it takes no more messages,
@@ -282,7 +295,11 @@ func (c *Client) sessions(ctx, stop context.Context, b Broker, since time.Time, 
 				return
 			}
 			c.setAway(b, err)
-			c.log.WarnContext(ctx, "events: not connected to the broker; trying again", "broker", b.Name(), "error", err)
+			attrs := []any{"broker", b.Name(), "error", err}
+			if !errors.As(err, new(joinError)) && c.turn(b, true) {
+				attrs = append(attrs, logs.Notice("BrokerLost"))
+			}
+			c.log.WarnContext(ctx, "events: not connected to the broker; trying again: is it up, and is its address right?", attrs...)
 			if !failed.wait(stop, nil) {
 				return
 			}
@@ -307,16 +324,25 @@ func (c *Client) connect(stop context.Context, b Broker, since time.Time) (Sessi
 		return nil, err
 	}
 	if err := c.relay.join(stop, b.Name(), session, since); err != nil {
-		return nil, errors.Join(err, session.Close())
+		return nil, errors.Join(joinError{err}, session.Close())
 	}
 	return session, nil
 }
+
+// joinError says that it is not for the broker that nothing is sent to it.
+type joinError struct{ error }
+
+func (e joinError) Unwrap() error { return e.error }
 
 // serve uses a session until it is lost or the client is drained, and returns
 // since when what was sent over it is in doubt.
 func (c *Client) serve(ctx, stop context.Context, b Broker, session Session, drained <-chan struct{}) (since time.Time) {
 	c.setReady(brokerCheck(b), nil)
-	c.log.InfoContext(ctx, "events: connected to the broker", "broker", b.Name())
+	if c.turn(b, false) {
+		c.log.InfoContext(ctx, "events: connected to the broker again; what it may have missed is sent again", "broker", b.Name(), logs.Notice("BrokerRegained"))
+	} else {
+		c.log.InfoContext(ctx, "events: connected to the broker", "broker", b.Name())
+	}
 
 	over, end := context.WithCancel(stop)
 	defer end()
@@ -342,7 +368,9 @@ func (c *Client) serve(ctx, stop context.Context, b Broker, session Session, dra
 	}
 	if isLost(session) {
 		c.setAway(b, fmt.Errorf("lost at %s", time.Now().UTC().Format(time.RFC3339)))
-		c.log.WarnContext(ctx, "events: the connection to the broker is lost; connecting anew", "broker", b.Name())
+		c.turn(b, true)
+		c.log.WarnContext(ctx, "events: the connection to the broker is lost; connecting anew, and events wait meanwhile: if it stays away, look at the broker",
+			"broker", b.Name(), logs.Notice("BrokerLost"))
 		c.relay.recordDoubt(ctx, b.Name(), since)
 	}
 	if err := session.Close(); err != nil {

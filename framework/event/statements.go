@@ -182,7 +182,8 @@ SELECT $2, t.stream, t.key, t.seq, t.kind, t.error, t.body, t.at
 FROM ` + d.rows("stream text, key text, seq bigint, kind text, error text, body text, at bigint") + `
 WHERE NOT EXISTS (
     SELECT 1 FROM event_letter e
-    WHERE e.grp = $2 AND e.stream = t.stream AND e.key = t.key AND e.seq = t.seq AND e.kind = t.kind AND e.body = t.body)`,
+    WHERE e.grp = $2 AND e.stream = t.stream AND e.key = t.key AND e.seq = t.seq AND e.kind = t.kind AND e.body = t.body)
+RETURNING stream, key, seq, kind, error`,
 		clearGaps: `
 DELETE FROM event_letter WHERE grp = $2 AND kind = 'gap'
 AND (stream, key) IN (SELECT t.stream, t.key FROM ` + d.rows(keys) + `)`,

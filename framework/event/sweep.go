@@ -273,8 +273,6 @@ func (t *turn) missing(ctx context.Context, c *cursor) error {
 		fmt.Sprintf("number %d has not arrived; %d events wait for it since %s", c.Seq+1, c.Parked, fromMicros(oldest.At).Format(time.RFC3339)),
 		"", t.now,
 	})
-	t.l.log.ErrorContext(ctx, "listener: a gap does not close; have the producer send the event again, or skip it",
-		"group", t.l.group, "stream", c.Stream, "key", c.Key, "sequence", c.Seq+1, "waiting", c.Parked)
 	c.WakeAt, c.fixed = nil, true
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/internal/logs"
 )
 
 // States of a parked event.
@@ -561,9 +562,35 @@ func (t *turn) write(ctx context.Context) error {
 		}
 	}
 	if len(t.letters) > 0 {
-		return run("write letters", l.sql.insertLetters, t.letters)
+		return t.writeLetters(ctx)
 	}
 	return nil
+}
+
+// writeLetters stores letters and, once they are committed, has people told of
+// those that are new.
+func (t *turn) writeLetters(ctx context.Context) error {
+	written, err := database.QueryAll(ctx, t.tx, func(row database.Row) (w letter, err error) {
+		err = row.Scan(&w.Stream, &w.Key, &w.Seq, &w.Kind, &w.Error)
+		return w, err
+	}, t.l.sql.insertLetters, asRows(t.letters), t.l.group)
+	if err != nil {
+		return fmt.Errorf("event: write letters: %w", err)
+	}
+	t.tx.AfterCommit(func() {
+		for _, w := range written {
+			told := letterNotices[w.Kind]
+			t.l.log.ErrorContext(ctx, told.text, logs.Notice(told.reason), "group", t.l.group, "stream", w.Stream, "key", w.Key, "sequence", w.Seq, "error", w.Error)
+		}
+	})
+	return nil
+}
+
+// letterNotices has what people are told of a letter, by its kind.
+var letterNotices = map[string]struct{ reason, text string }{
+	letterMalformed: {"MalformedMessage", "listener: a message is no event; find out who sends to the stream"},
+	letterGap:       {"Gap", "listener: a gap does not close; have the producer send the event again, or skip it"},
+	letterFork:      {"Fork", "listener: a number was given to two events; compare the two services by hand"},
 }
 
 // affected runs a statement on parked rows and returns the keys of those that
@@ -642,12 +669,17 @@ func (t *turn) sentence(ctx context.Context, p *parkedRow, e *envelope, failure 
 	}
 	t.attempts = append(t.attempts, attemptRow{p.rowKey, p.Seq, e.ID, p.Attempts, p.Error, t.now})
 	l.metrics.failed(ctx, l.group, e, p.State == dead)
-	level, text := l.log.WarnContext, "listener: a handler failed; the event is tried again"
-	if p.State == dead {
-		level, text = l.log.ErrorContext, "listener: an event is dead; redrive or skip it"
-	}
-	level(ctx, text, "group", l.group, "stream", e.Stream, "type", e.Type, "key", e.Key, "sequence", e.Sequence,
-		"event", e.ID, "attempt", p.Attempts, "retry_in", delay.Round(time.Millisecond).String(), "error", failure)
+	attempts, isDead := p.Attempts, p.State == dead
+	t.tx.AfterCommit(func() {
+		attrs := []any{"group", l.group, "stream", e.Stream, "type", e.Type, "key", e.Key, "sequence", e.Sequence, "event", e.ID}
+		if isDead {
+			l.log.ErrorContext(ctx, "listener: an event is dead, and its key waits; mend the cause and redrive it, or skip it",
+				append(attrs, logs.Notice("DeadLetter"), "attempts", attempts, "error", failure)...)
+			return
+		}
+		l.log.WarnContext(ctx, "listener: a handler failed; the event is tried again",
+			append(attrs, "attempt", attempts, "retry_in", delay.Round(time.Millisecond).String(), "error", failure)...)
+	})
 }
 
 // storable makes an error's text fit for a column.

@@ -1,5 +1,6 @@
 // Package jetstreamserver runs a NATS server with JetStream inside the process:
-// the broker of `turnstile dev`, of the demo and of tests.
+// the broker of `turnstile dev`, of the demo, of tests, and, as one of several, of
+// a Kubernetes cluster.
 //
 // A server that is killed loses nothing that it acknowledged: the operating
 // system has it. When the power fails, what JetStream has not synced is lost; its
@@ -10,12 +11,11 @@
 package jetstreamserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,97 +25,83 @@ import (
 	"github.com/turnstile-go/turnstile/framework/internal/natsserver"
 )
 
-const startWait = 30 * time.Second // for recovering what is stored
-
 // Options say what to run. The zero value is a server on a free port that
 // forgets its messages at the end.
 type Options struct {
-	Dir        string       // keeps messages there, made if missing; in a temporary folder if empty
-	Port       int          // on 127.0.0.1; 0 picks a free one
-	Token      string       // clients must have it in their URL, as in nats://token@127.0.0.1:4222; none if empty
-	SyncAlways bool         // sync every message to disk before it is acknowledged, not all every ten seconds
-	Log        *slog.Logger // nil discards
+	Dir        string            // keeps messages there, made if missing; in a temporary folder if empty
+	Host       string            // to listen on; 127.0.0.1 if empty
+	Port       int               // for clients; 0 picks a free one
+	Token      string            // clients must have it in their URL, as in nats://token@127.0.0.1:4222; none if empty
+	SyncAlways bool              // sync every message to disk before it is acknowledged, not all every ten seconds
+	Name       string            // of this server among Peers
+	Peers      map[string]string // of a cluster: where its servers, this one included, reach one another, as in host:6222, by name
+	Log        *slog.Logger      // nil discards
 }
 
 // Server is a running NATS server with JetStream.
 type Server struct {
-	url  string
-	once sync.Once
-	stop func()
+	nats     *natsserver.Server
+	caughtUp atomic.Bool
+	once     sync.Once
+	leave    func()
 }
 
 // Start runs a server and returns when clients can connect. It changes nothing
-// about the process: no signal handlers, no output.
+// about the process: no signal handlers, no output. In a cluster it does not wait
+// for the other servers.
 //
 // One server at a time may use a directory, and a port.
 func Start(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := natsserver.CheckPort(o.Port); err != nil {
-		return nil, fmt.Errorf("start the JetStream server: %w", err)
-	}
 	leave, err := enter(&o.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("start the JetStream server in %s: %w", o.Dir, err)
 	}
-	s, err := start(o)
+	shared := natsserver.Options{Host: o.Host, Port: o.Port, Token: o.Token, Name: o.Name, Peers: o.Peers, Log: o.Log}
+	s, err := natsserver.Start(shared, func(no *server.Options) {
+		no.JetStream = true
+		no.StoreDir = o.Dir
+		no.DisableJetStreamBanner = true
+		no.SyncInterval = 10 * time.Second
+		no.SyncAlways = o.SyncAlways
+	})
 	if err != nil {
 		leave()
 		return nil, fmt.Errorf("start the JetStream server in %s: %w", o.Dir, err)
 	}
-	o.Log.Info("JetStream server started", "url", s.ClientURL(), "dir", o.Dir, "sync_always", o.SyncAlways)
-	at := s.ClientURL()
-	if o.Token != "" {
-		at = strings.Replace(at, "//", "//"+url.PathEscape(o.Token)+"@", 1)
-	}
-	return &Server{url: at, stop: func() { end(s); leave() }}, nil
+	o.Log.Info("JetStream server started", "address", s.Addr().String(), "name", s.Name(), "dir", o.Dir, "sync_always", o.SyncAlways, "servers", max(1, len(o.Peers)))
+	return &Server{nats: s, leave: leave}, nil
 }
 
-// URL is the address for clients, such as nats://127.0.0.1:4222, with the token
-// if there is one.
-func (s *Server) URL() string { return s.url }
+// URL is the address for clients on this machine, such as nats://127.0.0.1:4222,
+// with the token if there is one.
+func (s *Server) URL() string { return s.nats.URL() }
+
+// Ready is nil if the server is of use to clients. One of a cluster has once had
+// everything that the others have, and knows who leads them.
+func (s *Server) Ready(context.Context) error {
+	// Later, a stream that is behind or has no leader is no reason to cut clients off: they can use the others.
+	health := s.nats.Healthz(&server.HealthzOptions{JSMetaOnly: s.caughtUp.Load()})
+	if health.Error != "" {
+		return errors.New(health.Error)
+	}
+	if health.StatusCode != 200 {
+		return fmt.Errorf("JetStream is %s", health.Status)
+	}
+	s.caughtUp.Store(true)
+	return nil
+}
 
 // Shutdown ends the server and returns when its files are closed and its
-// directory may be used again. A second call does nothing.
-func (s *Server) Shutdown() { s.once.Do(s.stop) }
-
-func start(o Options) (*server.Server, error) {
-	port := o.Port
-	if port == 0 {
-		port = server.RANDOM_PORT
-	}
-	s, err := server.NewServer(&server.Options{
-		ServerName: "turnstile", Host: natsserver.Host, Port: port, NoSigs: true, NoLog: true,
-		Authorization: o.Token,
-		JetStream:     true, StoreDir: o.Dir, DisableJetStreamBanner: true,
-		SyncInterval: 10 * time.Second, SyncAlways: o.SyncAlways,
+// directory may be used again. One of a cluster takes some seconds to hand over
+// what it leads, and to send its clients to the others. A second call does nothing.
+func (s *Server) Shutdown() {
+	s.once.Do(func() {
+		s.nats.Shutdown()
+		s.leave()
 	})
-	if err != nil {
-		return nil, err
-	}
-	log := &logger{Logger: natsserver.Logger{Log: o.Log}}
-	s.SetLoggerV2(log, false, false, false)
-	s.Start() // it says to its log only that it has failed
-	for late := time.Now().Add(startWait); !s.ReadyForConnections(100 * time.Millisecond); {
-		fatal := log.fatal.Load()
-		switch {
-		case fatal != nil:
-			err = errors.New(*fatal)
-		case time.Now().After(late):
-			err = fmt.Errorf("it is not ready after %v", startWait)
-		default:
-			continue
-		}
-		end(s)
-		return nil, err
-	}
-	return s, nil
-}
-
-func end(s *server.Server) {
-	s.Shutdown()
-	s.WaitForShutdown()
 }
 
 // enter takes possession of a directory, which is made if there is none, and
@@ -128,16 +114,4 @@ func enter(dir *string) (leave func(), err error) {
 		return func() { _ = os.RemoveAll(*dir) }, nil
 	}
 	return natsserver.LockDir(*dir)
-}
-
-// logger remembers why the server has failed to start.
-type logger struct {
-	natsserver.Logger
-	fatal atomic.Pointer[string] // the last message of that kind
-}
-
-func (l *logger) Fatalf(format string, v ...any) {
-	l.Logger.Fatalf(format, v...)
-	message := fmt.Sprintf(format, v...)
-	l.fatal.Store(&message)
 }

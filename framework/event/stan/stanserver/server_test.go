@@ -12,7 +12,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/event/internal/brokertest"
 )
 
-func start(t *testing.T, o Options) *Server {
+func run(t *testing.T, o Options) *Server {
 	t.Helper()
 	s, err := Start(o)
 	if err != nil {
@@ -59,14 +59,14 @@ func TestServer(t *testing.T) {
 // before the server reads it, and no messages.
 func TestRepairsAfterUncleanStop(t *testing.T) {
 	dir := t.TempDir()
-	s := start(t, Options{Dir: dir})
+	s := run(t, Options{Dir: dir})
 	use(t, s.URL())
 	s.Shutdown()
 	if indexes(t, dir) != 1 {
 		t.Fatalf("%d indexes in a directory with one channel", indexes(t, dir))
 	}
 
-	leave, err := enter(dir, slog.New(slog.DiscardHandler))
+	leave, err := enter(dir, false, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestRepairsAfterUncleanStop(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, cleanFile)); err != nil {
 		t.Fatal(err)
 	}
-	leave, err = enter(dir, slog.New(slog.DiscardHandler))
+	leave, err = enter(dir, false, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestRepairsAfterUncleanStop(t *testing.T) {
 	}
 	leave()
 
-	s = start(t, Options{Dir: dir})
+	s = run(t, Options{Dir: dir})
 	if got := use(t, s.URL()); got != 2 {
 		t.Errorf("%d messages, want 2", got)
 	}
