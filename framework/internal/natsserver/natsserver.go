@@ -1,5 +1,6 @@
 // Package natsserver is what the NATS servers that run inside a process share:
-// a port and a directory that are theirs alone, and where their log goes.
+// a port and a directory that are theirs alone, how they find one another in a
+// cluster, how they start and end, and where their log goes.
 package natsserver
 
 import (
@@ -14,16 +15,13 @@ import (
 	"syscall"
 )
 
-// Host is where the servers listen.
-const Host = "127.0.0.1"
-
-// CheckPort finds a port that is in use. The servers themselves would only log
+// checkPort finds a port that is in use. The servers themselves would only log
 // it. Zero stands for a free port.
-func CheckPort(port int) error {
+func checkPort(host string, port int) error {
 	if port == 0 {
 		return nil
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(Host, strconv.Itoa(port)))
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("port %d is in use: stop what listens there, or choose another port", port)
 	}

@@ -132,6 +132,7 @@ func (s *System) prepareBroker(b *server) error {
 		return err
 	}
 	args := append(slices.Clone(s.o.Broker[1:]), "--kind", b.kind, "--port", port)
+	token := ""
 	switch b.kind {
 	case "stan":
 		if s.around.cluster = s.around.override["STAN_CLUSTER_ID"]; s.around.cluster == "" {
@@ -140,13 +141,15 @@ func (s *System) prepareBroker(b *server) error {
 		b.url = "nats://127.0.0.1:" + port
 		args = append(args, "--dir", filepath.Join(s.o.State, "nats"), "--cluster-id", s.around.cluster)
 	case "jetstream":
+		token = own
 		b.url = "nats://" + own + "@127.0.0.1:" + port
-		args = append(args, "--dir", filepath.Join(s.o.State, "jetstream"), "--token", own)
+		args = append(args, "--dir", filepath.Join(s.o.State, "jetstream"))
 	}
 	*url = b.url
 	command := process.Command{
 		Path: s.o.Broker[0], Args: args,
-		Dir: s.o.Workspace.Root, Env: process.Environ(s.o.Environ, []string{"READY_FILE=" + s.around.readyFile(b.name)}),
+		Dir:       s.o.Workspace.Root,
+		Env:       process.Environ(s.o.Environ, []string{"READY_FILE=" + s.around.readyFile(b.name), "BROKER_TOKEN=" + token}),
 		ReadyFile: s.around.readyFile(b.name),
 		Line:      s.line(b.name),
 	}
