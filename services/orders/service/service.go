@@ -8,6 +8,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/broker"
+	"github.com/turnstile-go/turnstile/framework/kube"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
 	"github.com/turnstile-go/turnstile/services/orders/internal/server"
@@ -32,6 +33,11 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	if cfg.Expiration <= 0 {
 		return fmt.Errorf("ORDER_EXPIRATION is %s: an order must hold its ticket for some time", cfg.Expiration)
 	}
+	pod, err := kube.New(s, cfg.Kube)
+	if err != nil {
+		return err
+	}
+	cfg.Events.Lead = pod.Lead("prune")
 	db, err := database.New(cfg.Database, event.Migrations(), store.Migrations())
 	if err != nil {
 		return err
@@ -45,6 +51,7 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	srv.Listen(listener)
 	srv.Routes(api.API())
 
+	s.Add("kubernetes", pod)
 	s.Add("database", db)
 	s.Add("events", event.NewClient(cfg.Events, outbox, listener, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,

@@ -8,6 +8,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/broker"
+	"github.com/turnstile-go/turnstile/framework/kube"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
 	"github.com/turnstile-go/turnstile/services/payments/internal/sandbox"
@@ -33,6 +34,11 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	if cfg.Recovery <= 0 {
 		return fmt.Errorf("PAYMENT_RECOVERY is %s: pending payments must be looked for now and then", cfg.Recovery)
 	}
+	pod, err := kube.New(s, cfg.Kube)
+	if err != nil {
+		return err
+	}
+	cfg.Events.Lead = pod.Lead("prune", "recovery")
 	db, err := database.New(cfg.Database, event.Migrations(), store.Migrations(), sandbox.Migrations())
 	if err != nil {
 		return err
@@ -47,6 +53,7 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	srv.Listen(listener)
 	srv.Routes(api.API())
 
+	s.Add("kubernetes", pod)
 	s.Add("database", db)
 	events := event.NewClient(cfg.Events, outbox, listener, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,

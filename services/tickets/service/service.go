@@ -6,6 +6,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/broker"
+	"github.com/turnstile-go/turnstile/framework/kube"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
 	"github.com/turnstile-go/turnstile/services/tickets/internal/server"
@@ -27,6 +28,11 @@ func New(s *framework.Service, cfg Config) error {
 // Assemble builds the service on any brokers: one process can hold all services
 // on a broker in memory.
 func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
+	pod, err := kube.New(s, cfg.Kube)
+	if err != nil {
+		return err
+	}
+	cfg.Events.Lead = pod.Lead("prune")
 	db, err := database.New(cfg.Database, event.Migrations(), store.Migrations())
 	if err != nil {
 		return err
@@ -40,6 +46,7 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	srv.Listen(listener)
 	srv.Routes(api.API())
 
+	s.Add("kubernetes", pod)
 	s.Add("database", db)
 	s.Add("events", event.NewClient(cfg.Events, outbox, listener, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,

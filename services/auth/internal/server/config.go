@@ -4,6 +4,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/broker"
+	"github.com/turnstile-go/turnstile/framework/kube"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
 	"github.com/turnstile-go/turnstile/services/auth/internal/user"
@@ -16,5 +17,6 @@ type Config struct {
 	Broker    broker.Config
 	HTTP      web.Config
 	Session   session.Config
+	Kube      kube.Config
 	Passwords user.Cost
 }
