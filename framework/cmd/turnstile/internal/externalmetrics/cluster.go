@@ -7,7 +7,9 @@ import (
 	"net"
 	"strconv"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 )
@@ -20,7 +22,9 @@ type cluster struct{ client rest.Interface }
 
 func newCluster(cfg *rest.Config) (*cluster, error) {
 	cfg = rest.CopyConfig(cfg)
-	cfg.NegotiatedSerializer = serializer.NewCodecFactory(runtime.NewScheme()).WithoutConversion()
+	refusals := runtime.NewScheme() // the API server's own words are all that the client has to understand
+	metav1.AddToGroupVersion(refusals, schema.GroupVersion{Version: "v1"})
+	cfg.NegotiatedSerializer = serializer.NewCodecFactory(refusals).WithoutConversion()
 	client, err := rest.UnversionedRESTClientFor(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("a client of the API server: %w", err)
@@ -38,7 +42,7 @@ func (c *cluster) aggregator(ctx context.Context) (*aggregator, error) {
 	}
 	err := c.read(ctx, c.client.Get().AbsPath("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"), &found)
 	if err != nil {
-		return nil, fmt.Errorf("read %s, for which the RoleBinding to extension-apiserver-authentication-reader is: %w", from, err)
+		return nil, fmt.Errorf("read %s, which the ClusterRole of component autoscaling allows: %w", from, err)
 	}
 	a, err := newAggregator(found.Data)
 	if err != nil {
@@ -99,7 +103,11 @@ func (c *cluster) pods(ctx context.Context, of service) (addresses []string, err
 }
 
 func (c *cluster) read(ctx context.Context, request *rest.Request, into any) error {
-	text, err := request.DoRaw(ctx)
+	result := request.Do(ctx)
+	if err := result.Error(); err != nil {
+		return err
+	}
+	text, err := result.Raw()
 	if err != nil {
 		return err
 	}
