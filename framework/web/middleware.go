@@ -77,6 +77,7 @@ func (s *Server) trusted(a netip.Addr) bool {
 // recorder remembers what was answered.
 type recorder struct {
 	http.ResponseWriter
+	server *Server
 	status int
 	bytes  int64
 	route  string
@@ -84,14 +85,22 @@ type recorder struct {
 
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 && status >= 200 {
-		w.status = status
+		w.begin(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// begin is called before the answer's header is written.
+func (w *recorder) begin(status int) {
+	w.status = status
+	if w.server.draining.Load() {
+		w.Header().Set("Connection", "close")
+	}
+}
+
 func (w *recorder) Write(b []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.begin(http.StatusOK)
 	}
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
@@ -107,7 +116,7 @@ type recorderKey struct{}
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		rec := &recorder{ResponseWriter: w}
+		rec := &recorder{ResponseWriter: w, server: s}
 		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
 		defer cancel()
 		client := s.client(r)
@@ -129,6 +138,9 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			}
 		}()
 		next.ServeHTTP(rec, r)
+		if rec.status == 0 {
+			rec.begin(http.StatusOK)
+		}
 	})
 }
 

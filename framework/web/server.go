@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/labstack/echo/v4"
@@ -31,6 +32,7 @@ type Server struct {
 	operations []operation
 	handler    http.Handler
 	router     http.Handler
+	draining   atomic.Bool // answers close their connections
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -126,8 +128,8 @@ func (s *Server) Ready() map[string]error {
 // Describe lists the operations under "operations".
 func (s *Server) Describe() map[string]any { return map[string]any{"operations": s.operations} }
 
-// Run serves until ctx ends, then refuses new connections and waits, for at most the drain timeout, for the requests in
-// flight. It fails when serving fails or requests had to be cut off.
+// Run serves until ctx ends, then refuses new connections, closes those on which nothing is said, and waits, for at most
+// the drain timeout, for the requests in flight. It fails when serving fails or requests had to be cut off.
 func (s *Server) Run(ctx context.Context) error {
 	s.mu.Lock()
 	ln := s.listener
@@ -135,8 +137,10 @@ func (s *Server) Run(ctx context.Context) error {
 	if ln == nil {
 		return errors.New("web: Run before Start")
 	}
+	conns := newConnections()
 	server := &http.Server{
 		Handler:           s,
+		ConnState:         conns.note,
 		ReadHeaderTimeout: s.cfg.ReadHeaderTimeout,
 		ReadTimeout:       s.cfg.ReadTimeout,
 		WriteTimeout:      s.cfg.WriteTimeout,
@@ -152,14 +156,15 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("web: serve on %s: %w", ln.Addr(), err)
 	case <-ctx.Done():
 	}
+	s.draining.Store(true)
+	_ = ln.Close()
+	<-served
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
+	conns.end(drain)
 	err := server.Shutdown(drain)
 	if err != nil {
 		_ = server.Close() // the listener is closed already
-	}
-	<-served
-	if err != nil {
 		return fmt.Errorf("web: requests were cut off after %s: %w", s.cfg.DrainTimeout, err)
 	}
 	return nil

@@ -1,0 +1,232 @@
+package web_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"go.uber.org/goleak"
+
+	"github.com/turnstile-go/turnstile/framework/web"
+)
+
+// balancer passes connections on to one address, as what stands before the pods
+// of a service does. Those that are made stay as they are.
+type balancer struct {
+	net.Listener
+	to      atomic.Pointer[string] // for new connections
+	running sync.WaitGroup
+}
+
+func newBalancer(t *testing.T) *balancer {
+	t.Helper()
+	b := &balancer{}
+	var err error
+	if b.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	b.running.Go(func() {
+		for {
+			client, err := b.Accept()
+			if err != nil {
+				return
+			}
+			b.running.Go(func() {
+				defer client.Close()
+				server, err := net.Dial("tcp", *b.to.Load())
+				if err != nil {
+					t.Errorf("a new connection is sent to a server that has gone: %v", err)
+					return
+				}
+				defer server.Close()
+				var back sync.WaitGroup
+				back.Go(func() {
+					_, _ = io.Copy(client, server)
+					_ = client.(*net.TCPConn).CloseWrite()
+				})
+				_, _ = io.Copy(server, client)
+				_ = server.(*net.TCPConn).CloseWrite()
+				back.Wait()
+			})
+		}
+	})
+	return b
+}
+
+// serveHats starts a server that takes POSTs.
+func serveHats(t *testing.T) (s *web.Server, stop func()) {
+	t.Helper()
+	s = web.NewServer("hats", web.Config{Addr: "127.0.0.1:0"}, nil, nil, nil)
+	huma.Register(s.API(), huma.Operation{OperationID: "create-hat", Method: "POST", Path: "/api/hats", DefaultStatus: 201},
+		func(_ context.Context, in *struct{ Body newHat }) (*hatOutput, error) {
+			time.Sleep(rand.N(2 * time.Millisecond)) // it has something to do
+			return &hatOutput{hat{Title: in.Body.Title, Size: in.Body.Size}}, nil
+		})
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return s, stop
+}
+
+// One server after another drains and is stopped behind a balancer that sends it
+// no new connections any more. No client has a request fail, though each keeps
+// its connection for as long as it may, and no POST is tried twice.
+func TestNoRequestFailsInADrain(t *testing.T) {
+	for name, pause := range map[string]time.Duration{"busy clients": 0, "clients that pause": 50 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			defer goleak.VerifyNone(t)
+			b := newBalancer(t)
+			current, stop := serveHats(t)
+			addr := current.Addr()
+			b.to.Store(&addr)
+
+			var clients sync.WaitGroup
+			var sent, failed, connections atomic.Int64
+			done := make(chan struct{})
+			for range 30 {
+				clients.Go(func() {
+					transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+						connections.Add(1)
+						return new(net.Dialer).DialContext(ctx, network, addr)
+					}}
+					defer transport.CloseIdleConnections()
+					client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
+					for {
+						select {
+						case <-done:
+							return
+						default:
+						}
+						if err := postHat(client, "http://"+b.Addr().String()+"/api/hats"); err != nil {
+							failed.Add(1)
+							t.Error(err)
+						}
+						sent.Add(1)
+						if pause > 0 {
+							time.Sleep(rand.N(pause))
+						}
+					}
+				})
+			}
+			const turns = 4
+			for range turns {
+				time.Sleep(100 * time.Millisecond)
+				next, stopNext := serveHats(t)
+				addr := next.Addr()
+				b.to.Store(&addr)
+				if err := current.Drain(t.Context()); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(300 * time.Millisecond)
+				stop()
+				current, stop = next, stopNext
+			}
+			close(done)
+			clients.Wait()
+			stop()
+			b.Close()
+			b.running.Wait()
+			t.Logf("%d requests over %d connections, %d failed", sent.Load(), connections.Load(), failed.Load())
+			if n := connections.Load(); n > 2*30*(turns+1) { // a client may make one in vain
+				t.Errorf("30 clients made %d connections to %d servers one after another: answers closed them outside of a drain", n, turns+1)
+			}
+		})
+	}
+}
+
+func postHat(client *http.Client, url string) error {
+	res, err := client.Post(url, "application/json", strings.NewReader(`{"title": "bowler", "size": 7}`))
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusCreated {
+		return fmt.Errorf("%s: %s", res.Status, body)
+	}
+	return nil
+}
+
+// A request that is under way when the drain begins has its connection closed,
+// too; and connections on which nothing is said do not hold up the end.
+func TestConnectionsEndWithTheirAnswers(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	s := web.NewServer("slow", web.Config{Addr: "127.0.0.1:0"}, nil, nil, nil)
+	entered, release := make(chan struct{}, 1), make(chan struct{}, 1)
+	huma.Register(s.API(), huma.Operation{OperationID: "slow", Method: "GET", Path: "/api/slow"},
+		func(context.Context, *struct{}) (*struct{}, error) {
+			entered <- struct{}{}
+			<-release
+			return nil, nil
+		})
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(ctx) }()
+	client := &http.Client{Transport: &http.Transport{}}
+	get := func() (closed bool) {
+		res, err := client.Get("http://" + s.Addr() + "/api/slow")
+		if err != nil {
+			t.Error(err)
+			return false
+		}
+		res.Body.Close()
+		return res.Close
+	}
+	release <- struct{}{}
+	if get() {
+		t.Error("an answer closes its connection, and nobody drains")
+	}
+	<-entered
+	answered := make(chan bool, 1)
+	go func() { answered <- get() }()
+	<-entered
+	if err := s.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	release <- struct{}{}
+	if !<-answered {
+		t.Error("the request under way leaves its connection open")
+	}
+	mute, err := net.Dial("tcp", s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	release <- struct{}{}
+	if !get() {
+		t.Error("a request in the drain leaves its connection open")
+	}
+	start := time.Now()
+	stop()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("a connection without a request held up the end for %v", took)
+	}
+}
