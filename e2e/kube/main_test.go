@@ -1,0 +1,132 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/turnstile-go/turnstile/e2e/internal/cluster"
+	"github.com/turnstile-go/turnstile/e2e/internal/journey"
+)
+
+var (
+	keep   = flag.Bool("keep", false, "leave in the cluster what was deployed")
+	rounds = flag.Int("rounds", 1, "how often to do what can be done again and again")
+	full   = flag.Bool("full", false, "do everything to everybody, instead of some of it")
+	people = flag.Int("people", 4, "who use the application at once while it is disturbed")
+)
+
+// patience is how long a test waits for what must happen.
+const patience = journey.Patience
+
+// services are the programs of the application.
+var services = []string{"auth", "orders", "payments", "tickets"}
+
+// undo removes what tests leave for each other, at the end.
+var undo struct {
+	sync.Mutex
+	steps []func()
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	done := make(chan int, 1)
+	go func() { done <- m.Run() }()
+	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	code := 1
+	select {
+	case code = <-done:
+	case <-interrupted.Done():
+		stop() // the second time it ends at once
+	}
+	undo.Lock()
+	for i := len(undo.steps) - 1; i >= 0; i-- {
+		undo.steps[i]()
+	}
+	os.Exit(code)
+}
+
+func atEnd(f func()) {
+	undo.Lock()
+	defer undo.Unlock()
+	undo.steps = append(undo.steps, f)
+}
+
+// connect returns the cluster, and skips the test if there is none to be used.
+func connect(t *testing.T) *cluster.Cluster {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds and deploys programs: not with -short")
+	}
+	c, err := cluster.Connect(t.Context())
+	switch {
+	case errors.Is(err, cluster.ErrNone):
+		t.Skip(err)
+	case err != nil && os.Getenv("CI") != "":
+		t.Fatal(err)
+	case err != nil:
+		t.Skip(err)
+	case os.Getenv("KO_DOCKER_REPO") == "":
+		t.Skip("KO_DOCKER_REPO is not set: set it to where images can be pushed to, and be pulled from by the nodes of the cluster")
+	}
+	return c
+}
+
+// root returns the folder of the repository. Tests run in the folder of their package.
+func root() string {
+	dir, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		panic(err) // the current folder is gone
+	}
+	return dir
+}
+
+// images are built once.
+var images struct {
+	once  sync.Once
+	names map[string]string // repository@digest by short name
+	err   error
+}
+
+// build builds the images of the services, the command line and the probe, pushes them, and returns their names.
+func build(t *testing.T) map[string]string {
+	t.Helper()
+	images.once.Do(func() {
+		images.names, images.err = buildImages(context.Background())
+	})
+	if images.err != nil {
+		t.Fatal(images.err)
+	}
+	return images.names
+}
+
+func buildImages(ctx context.Context, flags ...string) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
+	defer cancel()
+	command := append([]string{"ko", "build", "--base-import-paths", "--sbom=none"}, flags...)
+	command = append(command, "./framework/cmd/turnstile", "./e2e/kube/cmd/probe")
+	for _, name := range services {
+		command = append(command, "./services/"+name+"/cmd/"+name)
+	}
+	out, err := cluster.Run(ctx, root(), "", command...)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]string{}
+	for line := range strings.Lines(out) {
+		image, digest, ok := strings.Cut(strings.TrimSpace(line), "@")
+		if !ok {
+			return nil, fmt.Errorf("ko build says %q: that is no image", line)
+		}
+		names[image[strings.LastIndex(image, "/")+1:]] = image + "@" + digest
+	}
+	return names, nil
+}
