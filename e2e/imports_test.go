@@ -54,7 +54,7 @@ var layers = []struct {
 
 // libraries says who may import a library that should be at home in one place.
 var libraries = map[string]string{
-	"k8s.io/":                          `framework/kube(/.+)?|framework/cmd/turnstile(/internal/externalmetrics)?|e2e/internal/cluster`,
+	"k8s.io/":                          `framework/kube(/.+)?|framework/cmd/turnstile(/internal/(externalmetrics|manifests))?|e2e/internal/cluster`,
 	"github.com/nats-io/":              `framework/(event/(stan|jetstream)(/.+)?|internal/(natsconn|natsserver))`,
 	"github.com/jackc/pgx/":            `framework/database(/.+)?`,
 	"github.com/pressly/goose/":        `framework/database`,
@@ -67,6 +67,7 @@ var libraries = map[string]string{
 	"go.opentelemetry.io/otel/sdk":     `framework/internal/telemetry`,
 	"go.opentelemetry.io/otel/exporte": `framework/internal/telemetry`,
 	"github.com/spf13/cobra":           `framework/cmd/turnstile`,
+	"sigs.k8s.io/kustomize/":           `framework/cmd/turnstile/internal/manifests`,
 	"github.com/Shopify/toxiproxy":     `e2e/internal/link`,
 }
 

@@ -48,7 +48,7 @@ func rootCommand(out *console.Console, stop *stopper) *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.AddCommand(devCommand(out, stop), demoCommand(out, stop), brokerCommand(), gatewayCommand(out), eventsCommand(),
-		externalMetricsCommand())
+		externalMetricsCommand(), manifestsCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
 	})

@@ -172,13 +172,13 @@ func TestPaths(t *testing.T) {
 	d := workspace.Description{Operations: []workspace.Operation{
 		{Path: "/.well-known/jwks.json"}, {Path: "/api/users/signup"}, {Path: "/api/users/{id}"}, {Path: "/files/{name}"}, {Path: "/{anything}"},
 	}}
-	if got, want := strings.Join(prefixes(d), " "), "/.well-known/jwks.json /api/users /files"; got != want {
+	if got, want := strings.Join(d.Prefixes(), " "), "/.well-known/jwks.json /api/users /files"; got != want {
 		t.Errorf("prefixes = %s, want %s", got, want)
 	}
 	if home(d) != "/api/users" || docs(d) != "/api/users/docs" {
 		t.Errorf("home = %s, docs = %s", home(d), docs(d))
 	}
-	if none := (workspace.Description{}); home(none) != "" || docs(none) != "" || prefixes(none) != nil {
+	if none := (workspace.Description{}); home(none) != "" || docs(none) != "" || none.Prefixes() != nil {
 		t.Error("a service without operations has paths")
 	}
 }

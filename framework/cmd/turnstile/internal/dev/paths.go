@@ -1,34 +1,14 @@
 package dev
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 )
 
-// prefixes returns the paths under which a service is reached: /api/<name> for all below it, others as they are.
-func prefixes(d workspace.Description) []string {
-	var list []string
-	for _, o := range d.Operations {
-		path, _, _ := strings.Cut(o.Path, "{")
-		parts := strings.Split(strings.Trim(path, "/"), "/")
-		if parts[0] == "" {
-			continue
-		}
-		prefix := "/" + strings.Join(parts, "/")
-		if parts[0] == "api" && len(parts) > 1 {
-			prefix = "/api/" + parts[1]
-		}
-		list = append(list, prefix)
-	}
-	slices.Sort(list)
-	return slices.Compact(list)
-}
-
 // home returns the path that stands for a service: its API's.
 func home(d workspace.Description) string {
-	all := prefixes(d)
+	all := d.Prefixes()
 	for _, p := range all {
 		if strings.HasPrefix(p, "/api/") {
 			return p

@@ -371,7 +371,7 @@ func (s *System) apply(ctx context.Context, services []*service, since time.Time
 		if envs[i] == nil {
 			continue
 		}
-		if err := s.gateway.Route(v.Name, prefixes(found[i].description), docs(found[i].description)); err != nil {
+		if err := s.gateway.Route(v.Name, found[i].description.Prefixes(), docs(found[i].description)); err != nil {
 			return restarted, err
 		}
 		same := v.sum == found[i].sum && slices.Equal(v.env, envs[i])

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -71,6 +73,25 @@ type Rule struct {
 	Resources     []string `json:"resources"`
 	ResourceNames []string `json:"resourceNames"` // all if empty
 	Verbs         []string `json:"verbs"`
+}
+
+// Prefixes returns the paths under which the service is reached: /api/<name> for all below it, others as they are.
+func (d Description) Prefixes() []string {
+	var list []string
+	for _, o := range d.Operations {
+		path, _, _ := strings.Cut(o.Path, "{")
+		parts := strings.Split(strings.Trim(path, "/"), "/")
+		if parts[0] == "" {
+			continue
+		}
+		prefix := "/" + strings.Join(parts, "/")
+		if parts[0] == "api" && len(parts) > 1 {
+			prefix = "/api/" + parts[1]
+		}
+		list = append(list, prefix)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // Describe asks a service's program what it is.

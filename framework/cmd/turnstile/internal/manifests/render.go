@@ -1,0 +1,275 @@
+package manifests
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/resource"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
+)
+
+// objects is what kustomize makes of a kustomization.
+type objects struct {
+	root     string
+	dir      string // of the kustomization
+	all      []*object
+	sources  *sources
+	problems []Problem // fields that Kubernetes does not know
+}
+
+// object is one of them.
+type object struct {
+	kind, name, namespace string
+	file                  string // absolute path of the file that it comes from
+	value                 any    // a pointer to what Kubernetes' own types make of it; nil of a kind that is of no interest here
+}
+
+func (o *object) String() string { return o.kind + "/" + o.name }
+
+// kinds makes a value of every kind that is looked into.
+var kinds = map[string]func() any{
+	"apps/v1 Deployment":                              func() any { return new(appsv1.Deployment) },
+	"apps/v1 StatefulSet":                             func() any { return new(appsv1.StatefulSet) },
+	"apps/v1 DaemonSet":                               func() any { return new(appsv1.DaemonSet) },
+	"batch/v1 Job":                                    func() any { return new(batchv1.Job) },
+	"batch/v1 CronJob":                                func() any { return new(batchv1.CronJob) },
+	"v1 ConfigMap":                                    func() any { return new(corev1.ConfigMap) },
+	"v1 Namespace":                                    func() any { return new(corev1.Namespace) },
+	"v1 Secret":                                       func() any { return new(corev1.Secret) },
+	"v1 Service":                                      func() any { return new(corev1.Service) },
+	"v1 ServiceAccount":                               func() any { return new(corev1.ServiceAccount) },
+	"networking.k8s.io/v1 Ingress":                    func() any { return new(networkingv1.Ingress) },
+	"networking.k8s.io/v1 NetworkPolicy":              func() any { return new(networkingv1.NetworkPolicy) },
+	"policy/v1 PodDisruptionBudget":                   func() any { return new(policyv1.PodDisruptionBudget) },
+	"autoscaling/v2 HorizontalPodAutoscaler":          func() any { return new(autoscalingv2.HorizontalPodAutoscaler) },
+	"rbac.authorization.k8s.io/v1 Role":               func() any { return new(rbacv1.Role) },
+	"rbac.authorization.k8s.io/v1 ClusterRole":        func() any { return new(rbacv1.ClusterRole) },
+	"rbac.authorization.k8s.io/v1 RoleBinding":        func() any { return new(rbacv1.RoleBinding) },
+	"rbac.authorization.k8s.io/v1 ClusterRoleBinding": func() any { return new(rbacv1.ClusterRoleBinding) },
+	"gateway.networking.k8s.io/v1 HTTPRoute":          func() any { return new(httpRoute) },
+	"apiregistration.k8s.io/v1 APIService":            func() any { return new(apiService) },
+}
+
+// kustomization is what is read of a kustomization.yaml here.
+type kustomization struct {
+	Resources  []string `json:"resources,omitempty"`
+	Components []string `json:"components,omitempty"`
+}
+
+func readKustomization(dir string) (k kustomization, err error) {
+	file := filepath.Join(dir, "kustomization.yaml")
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = yaml.Unmarshal(text, &k)
+	}
+	if err != nil {
+		return k, fmt.Errorf("read %s: %w", file, err)
+	}
+	return k, nil
+}
+
+// render has kustomize build a kustomization with its components, and note where every object comes from.
+func render(root string, k Kustomization) (*objects, error) {
+	read := &sources{FileSystem: filesys.MakeFsOnDisk(), kustomization: filepath.Join(k.Dir, "kustomization.yaml"), components: k.Components}
+	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(read, k.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("render %s: %w", k.Name, err)
+	}
+	list := &objects{root: root, dir: k.Dir, sources: read}
+	for _, r := range rendered.Resources() {
+		if err := list.add(r); err != nil {
+			return nil, fmt.Errorf("render %s: %s/%s: %w", k.Name, r.GetKind(), r.GetName(), err)
+		}
+	}
+	return list, nil
+}
+
+// add notes an object. A field that Kubernetes does not know is a problem of its own.
+func (l *objects) add(r *resource.Resource) error {
+	o := &object{kind: r.GetKind(), name: r.GetName(), namespace: r.GetNamespace()}
+	origin, err := r.GetOrigin()
+	if err != nil {
+		return err
+	}
+	if origin != nil {
+		from := origin.Path
+		if from == "" {
+			from = origin.ConfiguredIn
+		}
+		o.file = filepath.Join(l.dir, from)
+	}
+	l.all = append(l.all, o)
+	group, version := r.GetGvk().Group, r.GetGvk().Version
+	if group != "" {
+		version = group + "/" + version
+	}
+	create := kinds[version+" "+o.kind]
+	if create == nil {
+		return nil
+	}
+	text, err := r.MarshalJSON()
+	if err != nil {
+		return err
+	}
+	o.value = create()
+	if err := json.Unmarshal(text, o.value); err != nil {
+		return err
+	}
+	switch o.value.(type) {
+	case *httpRoute, *apiService: // types of our own, without all of the fields
+		return nil
+	}
+	strict := json.NewDecoder(bytes.NewReader(text))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(create()); err != nil {
+		field := strings.Trim(strings.TrimPrefix(err.Error(), "json: unknown field "), `"`)
+		l.problems = append(l.problems, Problem{
+			File: l.where(o, field), Object: o.String(), Detail: fmt.Sprintf("Kubernetes knows no field %q", field), Fix: "correct its name",
+		})
+	}
+	return nil
+}
+
+// each goes through the objects of one type.
+func each[T any](l *objects) iter.Seq2[*object, *T] {
+	return func(yield func(*object, *T) bool) {
+		for _, o := range l.all {
+			if v, ok := o.value.(*T); ok && !yield(o, v) {
+				return
+			}
+		}
+	}
+}
+
+// named returns the object of a type and name, or nil.
+func named[T any](l *objects, name string) (*object, *T) {
+	for o, v := range each[T](l) {
+		if o.name == name {
+			return o, v
+		}
+	}
+	return nil, nil
+}
+
+// absent stands for an object that there should be: it would come from the kustomization itself.
+func (l *objects) absent(kind, name string) *object {
+	return &object{kind: kind, name: name, file: filepath.Join(l.dir, "kustomization.yaml")}
+}
+
+// where returns the place, relative to the workspace, at which an object, or a patch of it, has a text: of several the
+// last that kustomize read, which is that of the outermost overlay. If at is empty or nowhere, it is the file that the
+// object comes from.
+func (l *objects) where(o *object, at string) string {
+	file := l.relative(o.file)
+	if at == "" {
+		return file
+	}
+	best := 0
+	for _, d := range l.sources.documents {
+		rank := 0
+		switch {
+		case d.kind == o.kind && d.name == o.name:
+			rank = 3
+		case d.kind == o.kind && !slices.ContainsFunc(l.all, func(other *object) bool { return other.kind == d.kind && other.name == d.name }):
+			rank = 2 // a patch for many
+		case filepath.Base(d.file) == "kustomization.yaml":
+			rank = 1
+		}
+		if rank == 0 || rank < best {
+			continue
+		}
+		for i, line := range d.lines {
+			if strings.Contains(line, at) {
+				best, file = rank, fmt.Sprintf("%s:%d", l.relative(d.file), d.first+i)
+				break
+			}
+		}
+	}
+	return file
+}
+
+func (l *objects) relative(file string) string {
+	if relative, err := filepath.Rel(l.root, file); err == nil {
+		return filepath.ToSlash(relative)
+	}
+	return file
+}
+
+// sources is the disk, and notes what was read. In what it gives of the kustomization itself, the components are added as
+// if they were written there, and that the origin of objects is wanted.
+type sources struct {
+	filesys.FileSystem
+	kustomization string
+	components    []string
+	documents     []document
+}
+
+// document is one of those in a YAML file.
+type document struct {
+	file, kind, name string
+	first            int // its first line's number
+	lines            []string
+}
+
+// ReadFile implements filesys.FileSystem.
+func (s *sources) ReadFile(file string) ([]byte, error) {
+	text, err := s.FileSystem.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if strings.HasSuffix(file, ".yaml") {
+		s.note(file, text)
+	}
+	if file != s.kustomization {
+		return text, nil
+	}
+	var whole map[string]any
+	if err := yaml.Unmarshal(text, &whole); err != nil {
+		return nil, err
+	}
+	list, _ := whole["components"].([]any)
+	for _, dir := range s.components {
+		relative, err := filepath.Rel(filepath.Dir(file), dir)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, relative)
+	}
+	whole["components"], whole["buildMetadata"] = list, []string{"originAnnotations"}
+	return yaml.Marshal(whole)
+}
+
+func (s *sources) note(file string, text []byte) {
+	lines := strings.Split(string(text), "\n")
+	for first := 0; first < len(lines); {
+		end := first
+		for end < len(lines) && strings.TrimRight(lines[end], " ") != "---" {
+			end++
+		}
+		var head struct {
+			Kind     string
+			Metadata struct{ Name string }
+		}
+		if yaml.Unmarshal([]byte(strings.Join(lines[first:end], "\n")), &head) == nil {
+			s.documents = append(s.documents, document{
+				file: file, kind: head.Kind, name: head.Metadata.Name, first: first + 1, lines: lines[first:end],
+			})
+		}
+		first = end + 1
+	}
+}
