@@ -18,10 +18,11 @@ import (
 )
 
 var (
-	keep   = flag.Bool("keep", false, "leave in the cluster what was deployed")
-	rounds = flag.Int("rounds", 1, "how often to do what can be done again and again")
-	full   = flag.Bool("full", false, "do everything to everybody, instead of some of it")
-	people = flag.Int("people", 4, "who use the application at once while it is disturbed")
+	keep      = flag.Bool("keep", false, "leave in the cluster what was deployed")
+	namespace = flag.String("namespace", "", "use what was kept in this namespace, and leave it there")
+	rounds    = flag.Int("rounds", 1, "how often to do what can be done again and again")
+	full      = flag.Bool("full", false, "do everything to everybody, instead of some of it")
+	people    = flag.Int("people", 4, "who use the application at once while it is disturbed")
 )
 
 // patience is how long a test waits for what must happen.
