@@ -74,12 +74,8 @@ func (p *brokerProbes) serve(addr string, log *slog.Logger) (end func(), err err
 	if err != nil {
 		return nil, fmt.Errorf("listen for probes (--admin): %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", answerProbe("alive", func(context.Context) error { return nil }))
-	mux.HandleFunc("GET /readyz", answerProbe("ready", p.ready))
-	mux.HandleFunc("GET /startupz", answerProbe("ready", p.startup))
 	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+		Handler: p.pages(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	done := make(chan struct{})
@@ -93,6 +89,14 @@ func (p *brokerProbes) serve(addr string, log *slog.Logger) (end func(), err err
 		_ = server.Close() // the listener's error helps nobody now
 		<-done
 	}, nil
+}
+
+func (p *brokerProbes) pages() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", answerProbe("alive", func(context.Context) error { return nil }))
+	mux.HandleFunc("GET /readyz", answerProbe("ready", p.ready))
+	mux.HandleFunc("GET /startupz", answerProbe("ready", p.startup))
+	return mux
 }
 
 func answerProbe(fine string, check func(context.Context) error) http.HandlerFunc {

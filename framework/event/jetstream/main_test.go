@@ -8,7 +8,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	brokertest.Main(m, func(dir string, port int) (brokertest.Server, error) {
-		return jetstreamserver.Start(jetstreamserver.Options{Dir: dir, Port: port})
+	brokertest.Main(m, func(n brokertest.Node) (brokertest.Server, error) {
+		return jetstreamserver.Start(jetstreamserver.Options{Dir: n.Dir, Port: n.Port, Token: n.Token, Name: n.Name, Peers: n.Peers})
 	})
 }

@@ -105,6 +105,14 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	}, nil)
 }
 
+func TestClusterUnderLoad(t *testing.T) {
+	brokertest.ClusterUnderLoad(t, func(id, urls string) event.Broker {
+		return stan.New(stan.Config{URL: urls, ClientID: id}, nil)
+	}, func(t *testing.T, dir string) {
+		brokertest.Truncate(t, dir, "store/*/msgs.*.dat")
+	})
+}
+
 func connect(t *testing.T, cfg stan.Config) event.Session {
 	t.Helper()
 	return brokertest.Connect(t, stan.New(cfg, nil))

@@ -34,9 +34,10 @@ func (e lit) Meta() event.Meta { return event.Meta{Stream: "lamps", Type: "lamp.
 
 // signs are what is seen to work, by name, with when it last did.
 type signs struct {
-	mu   sync.Mutex
-	last map[string]time.Time
-	news chan struct{} // closed when last changes
+	mu     sync.Mutex
+	last   map[string]time.Time
+	news   chan struct{}              // closed when last changes
+	stored map[string]map[string]bool // messages that the server has acknowledged, by stream
 }
 
 func (s *signs) see(what string) {
@@ -45,6 +46,16 @@ func (s *signs) see(what string) {
 	s.last[what] = time.Now()
 	close(s.news)
 	s.news = make(chan struct{})
+}
+
+func (s *signs) keep(stream string, body []byte) {
+	s.mu.Lock()
+	if s.stored[stream] == nil {
+		s.stored[stream] = map[string]bool{}
+	}
+	s.stored[stream][string(body)] = true
+	s.mu.Unlock()
+	s.see(stream + " stored")
 }
 
 // await returns when all of what has been seen since then.
@@ -92,7 +103,7 @@ type watchedSession struct {
 func (w watchedSession) Publish(ctx context.Context, stream string, body []byte, acked func(error)) {
 	w.Session.Publish(ctx, stream, body, func(err error) {
 		if err == nil {
-			w.see(stream + " stored")
+			w.keep(stream, body)
 		}
 		acked(err)
 	})
@@ -113,32 +124,66 @@ func (w watchedSession) Subscribe(ctx context.Context, s event.Subscription, del
 // name.
 // While the server is dead, dead is called, if there is one.
 func KilledUnderLoad(t *testing.T, server *Process, newBroker func(id string) event.Broker, dead func()) {
-	table := fstest.MapFS{"0001_effect.sql": {Data: []byte("-- +goose Up\nCREATE TABLE effect (stream TEXT, key TEXT, seq BIGINT);")}}
-	front := databasetest.SQLite(t, event.Migrations())
-	back := databasetest.SQLite(t, event.Migrations(), database.Migrations{Table: "effect_schema", SQLite: table})
-	seen := &signs{last: map[string]time.Time{}, news: make(chan struct{})}
+	load := startLoad(t, newBroker)
+	load.awaitLive(time.Time{})
+	for _, refusals := range []int{1, 4, 10} { // the longer it is away, the longer the clients' backoff
+		server.Kill()
+		for range refusals {
+			load.seen.await(t, time.Now(), "front is refused", "back is refused")
+		}
+		if dead != nil {
+			dead()
+		}
+		server.Start()
+		took := load.awaitLive(time.Now())
+		t.Logf("after %d refusals and with %d events published: live again in %v", refusals, load.published.Load(), took.Round(time.Millisecond))
+		if took > Slowdown*2*time.Second {
+			t.Errorf("it took %v from the server's return until publishing and every subscription was live again", took)
+		}
+	}
+	load.finish()
+}
 
-	listener := event.NewListener(back, "back")
+// load is a service that publishes all the time, and one that listens.
+type load struct {
+	t           *testing.T
+	seen        *signs
+	front, back *database.DB
+	outbox      *event.Outbox
+	published   atomic.Int64
+	end         chan struct{}
+	loading     sync.WaitGroup
+}
+
+// startLoad begins, and ends with t at the latest.
+func startLoad(t *testing.T, newBroker func(id string) event.Broker) *load {
+	table := fstest.MapFS{"0001_effect.sql": {Data: []byte("-- +goose Up\nCREATE TABLE effect (stream TEXT, key TEXT, seq BIGINT);")}}
+	l := &load{
+		t:     t,
+		seen:  &signs{last: map[string]time.Time{}, news: make(chan struct{}), stored: map[string]map[string]bool{}},
+		front: databasetest.SQLite(t, event.Migrations()),
+		back:  databasetest.SQLite(t, event.Migrations(), database.Migrations{Table: "effect_schema", SQLite: table}),
+		end:   make(chan struct{}),
+	}
+	listener := event.NewListener(l.back, "back")
 	event.Handle(listener, func(ctx context.Context, tx *database.Tx, m *event.Message[opened]) error {
-		return record(ctx, tx, seen, m.Stream, m.Key, m.Sequence)
+		return record(ctx, tx, l.seen, m.Stream, m.Key, m.Sequence)
 	})
 	event.Handle(listener, func(ctx context.Context, tx *database.Tx, m *event.Message[rung]) error {
-		return record(ctx, tx, seen, m.Stream, m.Key, m.Sequence)
+		return record(ctx, tx, l.seen, m.Stream, m.Key, m.Sequence)
 	})
 	event.Handle(listener, func(ctx context.Context, tx *database.Tx, m *event.Message[lit]) error {
-		return record(ctx, tx, seen, m.Stream, m.Key, m.Sequence)
+		return record(ctx, tx, l.seen, m.Stream, m.Key, m.Sequence)
 	})
-	outbox := event.NewOutbox(front, "front", opened{}, rung{}, lit{})
+	l.outbox = event.NewOutbox(l.front, "front", opened{}, rung{}, lit{})
 	broker := func(id string) event.Broker {
-		return watched{newBroker(id), id, seen}
+		return watched{newBroker(id), id, l.seen}
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	defer running.Wait()
-	defer stop()
 	for _, c := range []*event.Client{
-		event.NewClient(event.Config{}, outbox, nil, event.Telemetry{}, broker("front")),
-		event.NewClient(event.Config{}, event.NewOutbox(back, "back"), listener, event.Telemetry{}, broker("back")),
+		event.NewClient(event.Config{}, l.outbox, nil, event.Telemetry{}, broker("front")),
+		event.NewClient(event.Config{}, event.NewOutbox(l.back, "back"), listener, event.Telemetry{}, broker("back")),
 	} {
 		running.Go(func() {
 			if err := c.Run(ctx); err != nil {
@@ -146,64 +191,68 @@ func KilledUnderLoad(t *testing.T, server *Process, newBroker func(id string) ev
 			}
 		})
 	}
-
-	var published atomic.Int64
-	endLoad := make(chan struct{})
-	var loading sync.WaitGroup
-	loading.Go(func() {
-		pace := time.NewTicker(10 * time.Millisecond)
-		defer pace.Stop()
-		for {
-			select {
-			case <-pace.C:
-			case <-endLoad:
-				return
-			}
-			n := published.Load()
-			e := opened{Key: fmt.Sprint(n / 3 % 7)}
-			err := front.InTx(ctx, func(tx *database.Tx) error {
-				return outbox.Publish(ctx, tx, []event.Event{e, rung(e), lit(e)}[n%3])
-			})
-			if err != nil {
-				t.Errorf("publish: %v", err)
-				return
-			}
-			published.Add(1)
-		}
+	l.loading.Go(func() { l.publish(ctx) })
+	t.Cleanup(func() {
+		stop()
+		l.loading.Wait()
+		running.Wait()
 	})
+	return l
+}
 
-	live := []string{
-		"doors stored", "bells stored", "lamps stored",
-		"doors delivered", "bells delivered", "lamps delivered",
+func (l *load) publish(ctx context.Context) {
+	pace := time.NewTicker(10 * time.Millisecond)
+	defer pace.Stop()
+	for {
+		select {
+		case <-pace.C:
+		case <-l.end:
+			return
+		case <-ctx.Done():
+			return
+		}
+		n := l.published.Load()
+		e := opened{Key: fmt.Sprint(n / 3 % 7)}
+		err := l.front.InTx(ctx, func(tx *database.Tx) error {
+			return l.outbox.Publish(ctx, tx, []event.Event{e, rung(e), lit(e)}[n%3])
+		})
+		if err != nil {
+			if ctx.Err() == nil {
+				l.t.Errorf("publish: %v", err)
+			}
+			return
+		}
+		l.published.Add(1)
 	}
-	seen.await(t, time.Time{}, live...)
-	for _, refusals := range []int{1, 4, 10} { // the longer it is away, the longer the clients' backoff
-		server.Kill()
-		for range refusals {
-			seen.await(t, time.Now(), "front is refused", "back is refused")
-		}
-		if dead != nil {
-			dead()
-		}
-		server.Start()
-		reachable := time.Now()
-		seen.await(t, reachable, live...)
-		took := time.Since(reachable)
-		t.Logf("after %d refusals and with %d events published: live again in %v", refusals, published.Load(), took.Round(time.Millisecond))
-		if took > Slowdown*2*time.Second {
-			t.Errorf("it took %v from the server's return until publishing and every subscription was live again", took)
-		}
-	}
-	close(endLoad)
-	loading.Wait()
+}
 
-	ended, total := time.Now(), published.Load()
+var streams = []string{"doors", "bells", "lamps"}
+
+// awaitLive returns how long after since all streams were published to and listened to.
+func (l *load) awaitLive(since time.Time) time.Duration {
+	l.t.Helper()
+	var live []string
+	for _, stream := range streams {
+		live = append(live, stream+" stored", stream+" delivered")
+	}
+	l.seen.await(l.t, since, live...)
+	return time.Since(since)
+}
+
+// finish publishes no more, and checks that every event has had its effect, once and in order.
+func (l *load) finish() {
+	t := l.t
+	t.Helper()
+	close(l.end)
+	l.loading.Wait()
+
+	ended, total := time.Now(), l.published.Load()
 	for late := time.After(Slowdown * time.Minute); ; {
-		seen.mu.Lock()
-		news := seen.news
-		seen.mu.Unlock()
+		l.seen.mu.Lock()
+		news := l.seen.news
+		l.seen.mu.Unlock()
 		var n int64
-		if err := back.QueryRowContext(ctx, "SELECT count(*) FROM effect").Scan(&n); err != nil {
+		if err := l.back.QueryRowContext(t.Context(), "SELECT count(*) FROM effect").Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		if n == total {
@@ -219,7 +268,7 @@ func KilledUnderLoad(t *testing.T, server *Process, newBroker func(id string) ev
 		}
 	}
 	t.Logf("all %d events took effect %v after the last was published", total, time.Since(ended).Round(time.Millisecond))
-	rows, err := back.QueryContext(ctx, "SELECT stream, key, seq FROM effect ORDER BY rowid")
+	rows, err := l.back.QueryContext(t.Context(), "SELECT stream, key, seq FROM effect ORDER BY rowid")
 	if err != nil {
 		t.Fatal(err)
 	}

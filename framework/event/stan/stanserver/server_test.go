@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/stan.go"
@@ -91,5 +93,36 @@ func TestRepairsAfterUncleanStop(t *testing.T) {
 	s = run(t, Options{Dir: dir})
 	if got := use(t, s.URL()); got != 2 {
 		t.Errorf("%d messages, want 2", got)
+	}
+}
+
+// Neither a server of its own nor one of a cluster goes on from what the other has left.
+func TestOtherKindOfDir(t *testing.T) {
+	alone, cluster := t.TempDir(), t.TempDir()
+	peers := map[string]string{"a": "127.0.0.1:" + strconv.Itoa(brokertest.FreePort(t)), "b": "127.0.0.1:1"}
+	run(t, Options{Dir: alone}).Shutdown()
+	run(t, Options{Dir: cluster, Name: "a", Peers: peers}).Shutdown()
+	for _, o := range []Options{{Dir: alone, Name: "a", Peers: peers}, {Dir: cluster}} {
+		s, err := Start(o)
+		if err == nil {
+			s.Shutdown()
+			t.Fatal("it starts with what it cannot use")
+		}
+		if want := "an empty directory"; !strings.Contains(err.Error(), want) {
+			t.Errorf("error %q does not say %q", err, want)
+		}
+	}
+}
+
+// One of a cluster that finds no other is not ready, and says why.
+func TestReady(t *testing.T) {
+	s := run(t, Options{})
+	if err := s.Ready(t.Context()); err != nil {
+		t.Errorf("a server of its own: %v", err)
+	}
+	peers := map[string]string{"a": "127.0.0.1:" + strconv.Itoa(brokertest.FreePort(t)), "b": "127.0.0.1:1", "c": "127.0.0.1:2"}
+	s = run(t, Options{Dir: t.TempDir(), Name: "a", Peers: peers})
+	if err := s.Ready(t.Context()); err == nil {
+		t.Error("one of three is ready without the others")
 	}
 }
