@@ -64,6 +64,7 @@ func New(cfg *rest.Config, log *slog.Logger) (*Server, error) {
 	api := http.NewServeMux()
 	const root = "/apis/" + apiVersion
 	api.HandleFunc("GET "+root, s.discover)
+	api.HandleFunc("GET /openapi/v2", s.openAPI)
 	api.HandleFunc("GET "+root+"/namespaces/{namespace}/{metric}", s.value)
 	api.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "there is no "+r.URL.Path)
@@ -140,6 +141,14 @@ func (s *Server) discover(w http.ResponseWriter, _ *http.Request) {
 		TypeMeta:     metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"},
 		GroupVersion: apiVersion,
 		APIResources: []metav1.APIResource{{Name: Metric, Namespaced: true, Kind: "ExternalMetricValueList", Verbs: metav1.Verbs{"get"}}},
+	})
+}
+
+// openAPI answers with a description of nothing: without any, the API server
+// asks again and again, and complains every time.
+func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) {
+	respond(w, http.StatusOK, map[string]any{
+		"swagger": "2.0", "info": map[string]string{"title": "external metrics", "version": "v1beta1"}, "paths": struct{}{},
 	})
 }
 

@@ -287,6 +287,9 @@ func TestValues(t *testing.T) {
 	if code != 200 || !strings.Contains(text, `"kind":"APIResourceList"`) || !strings.Contains(text, `"name":"`+Metric+`"`) {
 		t.Errorf("discovery: %d %s", code, text)
 	}
+	if code, text := get(t, client, address+"/openapi/v2"); code != 200 || !strings.Contains(text, `"swagger":"2.0"`) {
+		t.Errorf("OpenAPI: %d %s", code, text)
+	}
 }
 
 // Only the aggregator is told anything; probes are answered to everybody.
