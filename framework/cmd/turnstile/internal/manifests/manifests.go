@@ -70,20 +70,18 @@ type Reference struct {
 	Keys []string `json:"keys"`
 }
 
-// Check renders every kustomization and returns what does not fit. The error is one that prevented the check, such
-// as manifests that kustomize refuses.
+// Check renders every kustomization and returns what does not fit. The error is one that prevented the check.
 func Check(ctx context.Context, o Options) (*Report, error) {
 	report := &Report{Services: len(o.Services), Problems: []Problem{}, Secrets: map[string][]Reference{}}
 	judged := map[string]string{} // what a program said of an environment
 	found := map[string]int{}     // index in report.Problems
 	seen := map[string]bool{}
 	for _, k := range o.Kustomizations {
-		rendered, err := render(o.Root, k)
-		if err != nil {
-			return nil, err
-		}
+		rendered, refused := render(o.Root, k)
 		c := &checker{ctx: ctx, options: o, objects: rendered, judged: judged}
-		if err := c.check(); err != nil {
+		if refused != nil {
+			c.problem(rendered.absent("Kustomization", k.Name), "", "see 'kubectl kustomize'", "kustomize refuses it: %v", refused)
+		} else if err := c.check(); err != nil {
 			return nil, fmt.Errorf("check %s: %w", k.Name, err)
 		}
 		report.Kustomizations = append(report.Kustomizations, k.Name)

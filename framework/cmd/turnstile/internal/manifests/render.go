@@ -83,17 +83,19 @@ func readKustomization(dir string) (k kustomization, err error) {
 	return k, nil
 }
 
-// render has kustomize build a kustomization with its components, and note where every object comes from.
+// render has kustomize build a kustomization with its components, and note where every object comes from. With an
+// error, there are no objects in what it returns.
 func render(root string, k Kustomization) (*objects, error) {
 	read := &sources{FileSystem: filesys.MakeFsOnDisk(), kustomization: filepath.Join(k.Dir, "kustomization.yaml"), components: k.Components}
+	list := &objects{root: root, dir: k.Dir, sources: read}
 	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(read, k.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("render %s: %w", k.Name, err)
+		return list, err
 	}
-	list := &objects{root: root, dir: k.Dir, sources: read}
 	for _, r := range rendered.Resources() {
 		if err := list.add(r); err != nil {
-			return nil, fmt.Errorf("render %s: %s/%s: %w", k.Name, r.GetKind(), r.GetName(), err)
+			list.all = nil
+			return list, fmt.Errorf("%s/%s: %w", r.GetKind(), r.GetName(), err)
 		}
 	}
 	return list, nil

@@ -22,7 +22,7 @@ import (
 func Secrets(root string, services []string, k Kustomization, namespace string) (text []byte, unknown []string, err error) {
 	rendered, err := render(root, k)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("render %s: %w", k.Name, err)
 	}
 	c := &checker{options: Options{Root: root}, objects: rendered}
 	for _, name := range services {
