@@ -124,13 +124,10 @@ func NewClient(cfg Config, outbox *Outbox, listener *Listener, t Telemetry, brok
 	}
 	if listener != nil {
 		listener.cfg, listener.log, listener.metrics = cfg, t.Log, m
-		// Room for all that the brokers may have in flight, so that a busy
-		// worker does not hold up the others.
-		room := cfg.MaxInFlight * max(1, len(listener.streams())) * len(brokers)
-		listener.workers = make([]*worker, cfg.Workers)
-		for i := range listener.workers {
-			listener.workers[i] = &worker{queue: make(chan *arrival, room)}
-		}
+		// Room for all that the brokers may have in flight, and deliver again,
+		// so that a slow handler does not hold up the others.
+		room := 4 * cfg.MaxInFlight * max(1, len(listener.streams())) * len(brokers)
+		listener.workers = newWorkers(cfg.Workers, cfg.Batch, room)
 	}
 	if err := watch(t, outbox, listener); err != nil {
 		panic(err)

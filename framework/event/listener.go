@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"maps"
 	"slices"
@@ -29,22 +28,13 @@ type Listener struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
+	workers *workers
 
 	since map[string]int64 // by stream: when the group first subscribed, in microseconds
 	wake  chan struct{}    // tells the sweep that something may be due
-	seed  maphash.Seed
 
-	mu      sync.Mutex
-	left    map[rowKey]time.Time // keys that wait for another member, until when this one passes them by
-	workers []*worker
-}
-
-// worker applies what is queued for it, in batches.
-type worker struct {
-	queue chan *arrival
-
-	mu     sync.Mutex
-	oldest map[string]time.Time // by stream: when the oldest event of the batch under way was committed
+	mu   sync.Mutex
+	left map[rowKey]time.Time // keys that wait for another member, until when this one passes them by
 }
 
 // NewListener returns a listener of the group, which by custom is named after
@@ -56,7 +46,7 @@ func NewListener(db *database.DB, group string) *Listener {
 	d := dialectOf(db)
 	return &Listener{
 		db: db, dialect: d, group: group, sql: newStatements(d), handlers: map[Meta]handler{},
-		wake: make(chan struct{}, 1), seed: maphash.MakeSeed(), since: map[string]int64{}, left: map[rowKey]time.Time{},
+		wake: make(chan struct{}, 1), since: map[string]int64{}, left: map[rowKey]time.Time{},
 	}
 }
 
@@ -120,16 +110,13 @@ func (l *Listener) prepare(ctx context.Context) error {
 // again. ctx ends the work itself.
 func (l *Listener) run(ctx, stop context.Context) {
 	var parts sync.WaitGroup
-	for _, w := range l.workers {
-		parts.Go(func() { l.work(ctx, stop, w) })
-	}
+	parts.Go(func() { l.workers.run(stop, func(batch []*arrival) { l.apply(ctx, batch) }) })
 	parts.Go(func() { l.sweep(ctx, stop) })
 	parts.Wait()
 }
 
 // deliver takes a message from the broker, unless its session is over before
-// there is room: then it comes again. Messages of one key go to one worker, so
-// that no two workers wait for one cursor.
+// there is room: then it comes again.
 func (l *Listener) deliver(over context.Context, broker, stream string, d Delivery) {
 	a := &arrival{body: d.Body, redelivered: d.Redelivered, ack: d.Ack}
 	var err error
@@ -137,72 +124,7 @@ func (l *Listener) deliver(over context.Context, broker, stream string, d Delive
 		a.envelope, a.malformed = &envelope{Stream: stream}, err
 	}
 	l.metrics.delivered(over, broker, l.group, stream, d.Redelivered)
-	var h maphash.Hash
-	h.SetSeed(l.seed)
-	_, _ = h.WriteString(a.Stream)
-	_ = h.WriteByte(0)
-	_, _ = h.WriteString(a.Key)
-	select {
-	case l.workers[h.Sum64()%uint64(len(l.workers))].queue <- a:
-	case <-over.Done():
-	}
-}
-
-// work takes what is queued in batches.
-func (l *Listener) work(ctx, stop context.Context, w *worker) {
-	for {
-		var batch []*arrival
-		select {
-		case <-stop.Done():
-			return
-		case a := <-w.queue:
-			batch = append(batch, a)
-		}
-	fill:
-		for len(batch) < l.cfg.Batch {
-			select {
-			case a := <-w.queue:
-				batch = append(batch, a)
-			default:
-				break fill
-			}
-		}
-		if stop.Err() != nil {
-			return
-		}
-		w.begin(batch)
-		l.apply(ctx, batch)
-		w.begin(nil)
-	}
-}
-
-// begin notes what the worker is at.
-func (w *worker) begin(batch []*arrival) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.oldest = map[string]time.Time{}
-	for _, a := range batch {
-		if old, ok := w.oldest[a.Stream]; a.malformed == nil && (!ok || a.Time.Before(old)) {
-			w.oldest[a.Stream] = a.Time
-		}
-	}
-}
-
-// oldest returns by stream when the oldest event was committed that has been
-// delivered and neither taken effect nor been parked. What is queued behind the
-// batches under way is younger, as a rule.
-func (l *Listener) oldest() map[string]time.Time {
-	all := map[string]time.Time{}
-	for _, w := range l.workers {
-		w.mu.Lock()
-		for stream, at := range w.oldest {
-			if old, ok := all[stream]; !ok || at.Before(old) {
-				all[stream] = at
-			}
-		}
-		w.mu.Unlock()
-	}
-	return all
+	l.workers.add(over, a)
 }
 
 // apply makes a batch take effect and then acknowledges it. A batch in which a

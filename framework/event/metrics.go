@@ -167,7 +167,7 @@ func (g *gauges) observeInFlight(obs metric.Observer) map[string]float64 {
 	for _, s := range g.listener.streams() {
 		ages[s] = 0
 	}
-	for s, at := range g.listener.oldest() {
+	for s, at := range g.listener.workers.oldest() {
 		ages[s] = max(0, time.Since(at).Seconds())
 	}
 	for s, seconds := range ages {

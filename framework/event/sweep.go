@@ -124,8 +124,10 @@ func (l *Listener) sweepKeys(ctx, stop context.Context, keys []rowKey) error {
 			again = append(again, a)
 		}
 	}
-	if len(first) > 0 {
-		if err := l.attempt(ctx, first, everything); err == nil {
+	if len(first) > 0 && l.workers.acquire(stop) {
+		err := l.attempt(ctx, first, everything)
+		l.workers.release()
+		if err == nil {
 			first = nil
 		} else if ctx.Err() != nil {
 			return err
@@ -146,13 +148,15 @@ func (l *Listener) attemptEach(ctx, stop context.Context, attempts []*attempt) e
 		queue <- a
 	}
 	close(queue)
-	for range min(l.cfg.Workers, len(attempts)) {
+	for range min(l.workers.size(), len(attempts)) {
 		workers.Go(func() {
 			for a := range queue {
-				if stop.Err() != nil {
+				if stop.Err() != nil || !l.workers.acquire(stop) {
 					return
 				}
-				if err := l.attemptOne(ctx, a); err != nil {
+				err := l.attemptOne(ctx, a)
+				l.workers.release()
+				if err != nil {
 					mu.Lock()
 					all = errors.Join(all, err)
 					mu.Unlock()
