@@ -74,6 +74,8 @@
 //     Broker passes.
 //   - framework/web: typed HTTP operations, errors as RFC 9457 problems, OpenAPI documents.
 //   - framework/web/session: who is calling: sessions in signed tokens that auth issues and everybody verifies.
+//   - framework/kube: what a service asks of Kubernetes: elections by Leases, settings from a ConfigMap, notices as
+//     Events, and a stop that waits until no more work is sent.
 //   - framework/servicetest: tests of a service, whole, on databases and a broker of the test's own.
 //   - framework/secret: text that is never printed.
 //   - framework/cmd/turnstile: the command line that runs all services of a workspace for development.
@@ -103,10 +105,12 @@
 // "service ready" with its addresses and writes READY_FILE. From then on a check may be degraded, if its part says
 // so: without a broker, for example, a service still answers requests, and its outbox keeps the events.
 //
-// SIGTERM or SIGINT makes the service drain. /readyz answers 503 at once, while everything goes on being served for
-// DRAIN_DELAY, the time that load balancers take to notice. Then the parts are stopped, the last one first: HTTP
+// SIGTERM or SIGINT makes the service drain. /readyz answers 503 at once, while everything goes on being served: first
+// until every part that has a method Drain says that no new work is sent to it (in Kubernetes, that the pod's address has
+// left all EndpointSlices, or KUBE_DRAIN_LIMIT is over), and then for DRAIN_DELAY, the time that load balancers take to
+// notice. Then the parts are stopped, the last one first: HTTP
 // finishes its requests, listeners finish their handlers, the outbox is flushed, the database is closed.
-// DRAIN_TIMEOUT bounds that; in Kubernetes the sum of the two must be below terminationGracePeriodSeconds. A second
+// DRAIN_TIMEOUT bounds that last part; in Kubernetes the sum of the three must be below terminationGracePeriodSeconds. A second
 // signal ends the process at once. A part that fails stops the others in the same way, without the delay, and the
 // exit code is 1.
 //

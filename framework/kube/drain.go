@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -19,7 +20,7 @@ func (p *Pod) Drain(ctx context.Context) error {
 	began := time.Now()
 	waiting, done := context.WithTimeout(ctx, p.cfg.DrainLimit)
 	defer done()
-	var failed error
+	failed := errors.New("the API server does not answer")
 	var in []string // slices that still send
 	known, gone := false, false
 	follow(waiting, p.api.endpointSlices(), "", func(found []*unstructured.Unstructured) {
@@ -28,7 +29,11 @@ func (p *Pod) Drain(ctx context.Context) error {
 			gone = true
 			done()
 		}
-	}, func(err error) { failed = err })
+	}, func(err error) {
+		if err != nil {
+			failed = err
+		}
+	})
 	switch {
 	case gone:
 		p.service.Log.InfoContext(ctx, "kubernetes: no EndpointSlice has this pod any more", "after", time.Since(began))
