@@ -21,7 +21,10 @@ import (
 
 // callsAnnotation names, as host:port, whom the pods of a workload call that is no service of the workspace and has it
 // neither in its environment nor in its arguments.
-const callsAnnotation = "turnstile/calls"
+const (
+	callsAnnotation = "turnstile/calls"
+	annotated       = "the annotation " + callsAnnotation
+)
 
 // flow is a connection that a workload opens: to others in the manifests, or to something else.
 type flow struct {
@@ -66,7 +69,7 @@ func (c *checker) flows(w *workload) []flow {
 	}
 	if w.service == nil {
 		text := w.pod.Annotations[callsAnnotation]
-		add("the annotation "+callsAnnotation, c.addresses(w, callsAnnotation, text))
+		add(annotated, c.addresses(w, callsAnnotation, text))
 		return flows
 	}
 	c.checkCalls(w, flows)
@@ -418,7 +421,9 @@ func (c *checker) checkReach(w *workload, flows []flow) {
 				"its pods call the API server, and no NetworkPolicy allows that")
 		}
 	}
-	names := slices.ContainsFunc(flows, func(f flow) bool { return f.outside.address == (netip.Addr{}) })
+	names := slices.ContainsFunc(flows, func(f flow) bool {
+		return f.why != annotated && !f.outside.address.IsValid() // who has the name alone in an annotation knows addresses
+	})
 	dns := end{namespace: labels.Set{corev1.LabelMetadataName: "kube-system"}, pod: labels.Set{"k8s-app": "kube-dns"}}
 	for _, protocol := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
 		if names && !allowed(dns, []int32{dnsPort}, protocol) {

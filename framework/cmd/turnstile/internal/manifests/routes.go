@@ -56,7 +56,10 @@ func (r route) leads(path string) bool {
 	return path == r.path || !r.exact && (path == prefix || strings.HasPrefix(path, prefix+"/"))
 }
 
-// routes are those of all Ingresses or of all HTTPRoutes, by kind.
+// gatewayRoute is an argument of `turnstile gateway`.
+var gatewayRoute = regexp.MustCompile(`^--route=(/[^=]*)=([^:]+):(\d+)$`)
+
+// routes are those of all Ingresses, of all HTTPRoutes, and of turnstile's own gateway, by kind.
 func (c *checker) routes() map[string][]route {
 	all := map[string][]route{}
 	for o, i := range each[networkingv1.Ingress](c.objects) {
@@ -93,6 +96,15 @@ func (c *checker) routes() map[string][]route {
 						n.path, n.exact = m.Path.Value, m.Path.Type == "Exact"
 					}
 					all[o.kind] = append(all[o.kind], n)
+				}
+			}
+		}
+	}
+	for _, w := range c.workloads {
+		for _, container := range w.containers() {
+			for _, arg := range container.Args {
+				if m := gatewayRoute.FindStringSubmatch(arg); m != nil && container.Args[0] == "gateway" {
+					all[w.kind] = append(all[w.kind], route{from: w.object, path: m[1], service: m[2], port: m[3]})
 				}
 			}
 		}
