@@ -158,7 +158,8 @@ func (a *application) kustomization(t *testing.T, d deployment, images map[strin
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		fmt.Fprintf(&b, "  - name: %s\n    literals: [%s]\n", name, strings.Join(keys[name], ", "))
 	}
-	// The host tells its requests from those of others in the cluster. With a journal the audit knows every effect.
+	// The host tells its requests from those of others in the cluster. With a journal the audit knows every effect. Cards
+	// that are slow are so slow that people would not wait for them.
 	fmt.Fprintf(&b, `patches:
   - target: {kind: Ingress}
     patch: |
@@ -190,6 +191,18 @@ func (a *application) kustomization(t *testing.T, d deployment, images map[strin
               - name: service
                 env:
                   - {name: ORDER_EXPIRATION, value: %[2]s}
+  - target: {kind: Deployment, name: payments}
+    patch: |
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: {name: payments}
+      spec:
+        template:
+          spec:
+            containers:
+              - name: service
+                env:
+                  - {name: SANDBOX_DELAY, value: 100ms}
   - target: {kind: HorizontalPodAutoscaler}
     patch: |
       $patch: delete
