@@ -197,6 +197,9 @@ func (db *DB) QueryRowContext(ctx context.Context, query string, args ...any) *s
 	return db.read.QueryRowContext(ctx, query, args...)
 }
 
+// Writers returns how many transactions of InTx can run at once: one on SQLite.
+func (db *DB) Writers() int { return db.write.Stats().MaxOpenConnections }
+
 // Start connects and brings the schema up to date.
 func (db *DB) Start(ctx context.Context) error {
 	if db.dir != "" {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -37,7 +38,7 @@ func Migrations() database.Migrations {
 
 // Config tunes a Client. A zero field has its default.
 type Config struct {
-	Workers        int           `env:"EVENT_WORKERS" doc:"handlers running at once; 4 on PostgreSQL, 1 on SQLite"`
+	Workers        int           `env:"EVENT_WORKERS" doc:"handlers running at once, each on a connection of DATABASE_MAX_CONNS; 4 on PostgreSQL, 1 on SQLite, which has one writer"`
 	Batch          int           `env:"EVENT_BATCH" envDefault:"100" doc:"the most events in one transaction"`
 	MaxInFlight    int           `env:"EVENT_MAX_IN_FLIGHT" envDefault:"256" doc:"messages taken from the broker and not yet acknowledged, per stream"`
 	AckWait        time.Duration `env:"EVENT_ACK_WAIT" envDefault:"30s" doc:"after which the broker delivers again; over three times the longest batch"`
@@ -191,6 +192,31 @@ func (c *Client) turn(b Broker, away bool) bool {
 	}
 	c.away[b.Name()] = away
 	return true
+}
+
+// Adjust says that the number of workers may change while the client runs. An
+// event that a handler is at is finished with; none is lost or overtaken.
+func (c *Client) Adjust() map[string]func(value string) error {
+	return map[string]func(value string) error{"EVENT_WORKERS": func(value string) error {
+		n := c.relay.dialect.workers
+		if value != "" {
+			var err error
+			if n, err = strconv.Atoi(value); err != nil || n < 1 {
+				return errors.New("want a number, 1 or more")
+			}
+		}
+		switch most := min(c.relay.db.Writers(), maxWorkers); {
+		case n <= most:
+		case !c.relay.dialect.locks:
+			return errors.New("want 1, because SQLite has one writer")
+		default:
+			return fmt.Errorf("want %d at most, because each holds a connection to the database while it runs, of which there are DATABASE_MAX_CONNS", most)
+		}
+		if c.listener != nil {
+			c.listener.workers.resize(n)
+		}
+		return nil
+	}}
 }
 
 // Run relays and listens until ctx is done. Then it takes no more messages,

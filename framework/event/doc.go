@@ -90,10 +90,10 @@
 // event.go has the types that services see and envelope.go how they look on the
 // wire. outbox.go publishes and relay.go sends, archive.go has sent again what is
 // in doubt; listener.go takes messages from
-// the broker in batches, turn.go applies a batch in one transaction, sweep.go
+// the broker, workers.go makes batches of them, turn.go applies a batch in one transaction, sweep.go
 // makes the later attempts, package admin is what operators do. client.go keeps
 // the sessions and puts the parts together, replicas.go is what the processes of
-// a service tell each other. The tables are in migrations, the
+// a service tell each other, lead.go which of them does what one should. The tables are in migrations, the
 // statements in statements.go, and what the databases spell differently in
 // postgres.go and sqlite.go.
 package event
