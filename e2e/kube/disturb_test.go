@@ -27,6 +27,13 @@ func (a *application) patch(t *testing.T, deployment, patch string) {
 	}
 }
 
+// restart begins a rolling update, as `kubectl rollout restart` does.
+func (a *application) restart(t *testing.T, deployment string) {
+	t.Helper()
+	a.patch(t, deployment, fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":%q}}}}}`,
+		time.Now().Format(time.RFC3339Nano)))
+}
+
 // scale says how many replicas of a Deployment there are to be.
 func (a *application) scale(t *testing.T, deployment string, replicas int) {
 	t.Helper()
