@@ -145,7 +145,7 @@ var useProblems = sync.OnceFunc(func() {
 // DocumentOperation is called by huma.Register once for every operation.
 func (a *api) DocumentOperation(op *huma.Operation) {
 	s := a.server
-	errors := []int{}
+	errors := []int{http.StatusTooManyRequests}
 	if len(op.Security) > 0 {
 		if s.auth == nil {
 			panic("web: operation " + op.OperationID + " requires a session: call Authenticate before registering it")

@@ -12,7 +12,8 @@
 //
 // # What a request goes through
 //
-// Tracing and metrics, panic recovery and the request log; then who is calling; then the route (404, 405 with Allow);
+// Tracing and metrics, panic recovery and the request log; then whether its client makes too many (429, HTTP_RATE_LIMIT);
+// then who is calling; then the route (404, 405 with Allow);
 // then, for an operation with Security, whether the caller has a session (401); then the body: its type (415), size
 // (413), syntax (400), form and content (422, every failure at once, in the order of the fields); then the handler.
 //

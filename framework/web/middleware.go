@@ -167,7 +167,7 @@ func (s *Server) logRequest(w *recorder, r *http.Request, client Client, took ti
 		level = slog.LevelWarn
 	case w.status >= 500:
 		level = slog.LevelError
-	case w.status >= 400 && w.status != statusGone:
+	case w.status >= 400 && w.status != statusGone && w.status != http.StatusTooManyRequests: // whoever floods us does not flood the log
 		level = slog.LevelInfo
 	}
 	s.log.LogAttrs(r.Context(), level, "request",

@@ -95,8 +95,17 @@ func Invalid(fields ...Field) *Problem {
 
 // Unavailable is 503: worth another try after the given time, which is rounded up to whole seconds, at least one.
 func Unavailable(msg string, retryAfter time.Duration) *Problem {
-	seconds := max(1, int((retryAfter+time.Second-1)/time.Second))
-	return newProblem(http.StatusServiceUnavailable, msg).with("Retry-After", strconv.Itoa(seconds))
+	return newProblem(http.StatusServiceUnavailable, msg).retryAfter(retryAfter)
+}
+
+// tooMany is 429: the caller may try again after the given time, which is rounded up as for Unavailable.
+func tooMany(msg string, retryAfter time.Duration) *Problem {
+	return newProblem(http.StatusTooManyRequests, msg).retryAfter(retryAfter)
+}
+
+func (p *Problem) retryAfter(d time.Duration) *Problem {
+	seconds := max(1, int((d+time.Second-1)/time.Second))
+	return p.with("Retry-After", strconv.Itoa(seconds))
 }
 
 // statusGone marks a request whose caller left before the answer; nobody sees it but the log.

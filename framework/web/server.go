@@ -33,6 +33,7 @@ type Server struct {
 	handler    http.Handler
 	router     http.Handler
 	draining   atomic.Bool // answers close their connections
+	limits     *limiter
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -61,13 +62,14 @@ func NewServer(name string, cfg Config, log *slog.Logger, tracer trace.TracerPro
 		meter = metricnoop.NewMeterProvider()
 	}
 	s := &Server{name: name, cfg: cfg.withDefaults(), log: log}
+	s.limits = newLimiter(s.cfg.RateLimit, s.cfg.RateBurst, meter)
 	e := echo.New()
 	e.HTTPErrorHandler = s.routeError
 	e.Use(route)
 	s.api = newAPI(s, e)
 	s.serveDocument(e)
 	s.router = e
-	s.handler = otelhttp.NewHandler(s.observe(s.normalize(http.HandlerFunc(s.identify))), name,
+	s.handler = otelhttp.NewHandler(s.observe(s.limit(s.normalize(http.HandlerFunc(s.identify)))), name,
 		otelhttp.WithTracerProvider(tracer),
 		otelhttp.WithMeterProvider(meter),
 		otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})),
