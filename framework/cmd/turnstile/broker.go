@@ -106,6 +106,7 @@ func parsePeers(text, own string) (map[string]string, error) {
 type broker interface {
 	URL() string
 	Ready(ctx context.Context) error
+	Leads() bool
 	Shutdown()
 }
 

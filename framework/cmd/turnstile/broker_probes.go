@@ -93,20 +93,39 @@ func (p *brokerProbes) serve(addr string, log *slog.Logger) (end func(), err err
 
 func (p *brokerProbes) pages() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", answerProbe("alive", func(context.Context) error { return nil }))
-	mux.HandleFunc("GET /readyz", answerProbe("ready", p.ready))
-	mux.HandleFunc("GET /startupz", answerProbe("ready", p.startup))
+	mux.HandleFunc("GET /livez", p.answer("alive", func(context.Context) error { return nil }))
+	mux.HandleFunc("GET /readyz", p.answer("ready", p.ready))
+	mux.HandleFunc("GET /startupz", p.answer("ready", p.startup))
 	return mux
 }
 
-func answerProbe(fine string, check func(context.Context) error) http.HandlerFunc {
+// role tells people who among the servers of a cluster does their work.
+func (p *brokerProbes) role() string {
+	p.mu.Lock()
+	broker := p.broker
+	p.mu.Unlock()
+	switch {
+	case broker == nil:
+		return ""
+	case broker.Leads():
+		return "leader"
+	}
+	return "follower"
+}
+
+func (p *brokerProbes) answer(fine string, check func(context.Context) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		body := map[string]string{"status": fine}
+		if fine == "ready" { // to be alive depends on nothing
+			if role := p.role(); role != "" {
+				body["role"] = role
+			}
+		}
 		if err := check(r.Context()); err != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)
-			body = map[string]string{"status": "not " + fine, "error": err.Error()}
+			body["status"], body["error"] = "not "+fine, err.Error()
 		}
 		_ = json.NewEncoder(w).Encode(body) // the client may have gone
 	}

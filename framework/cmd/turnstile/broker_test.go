@@ -44,6 +44,8 @@ func (moody) URL() string { return "" }
 
 func (m *moody) Ready(context.Context) error { return m.err }
 
+func (moody) Leads() bool { return true }
+
 func (moody) Shutdown() {}
 
 // Probes tell the states of a broker apart.

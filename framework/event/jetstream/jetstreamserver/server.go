@@ -94,6 +94,10 @@ func (s *Server) Ready(context.Context) error {
 	return nil
 }
 
+// Leads reports whether the server leads those of its cluster: it places streams,
+// each of which has a leader of its own. One on its own does.
+func (s *Server) Leads() bool { return !s.nats.JetStreamIsClustered() || s.nats.JetStreamIsLeader() }
+
 // Shutdown ends the server and returns when its files are closed and its
 // directory may be used again. One of a cluster takes some seconds to hand over
 // what it leads, and to send its clients to the others. A second call does nothing.

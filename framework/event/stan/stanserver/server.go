@@ -150,6 +150,16 @@ func (s *Server) Ready(ctx context.Context) error {
 	return nil
 }
 
+// Leads reports whether the server leads those of its cluster, and so does their
+// work. One on its own does.
+func (s *Server) Leads() bool {
+	if !s.cluster {
+		return true
+	}
+	role, err := s.role()
+	return err == nil && role == "Leader"
+}
+
 // role asks the library, which tells only HTTP.
 func (s *Server) role() (string, error) {
 	r, err := http.NewRequest(http.MethodGet, stand.ServerPath, nil)
