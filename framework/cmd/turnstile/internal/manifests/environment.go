@@ -373,7 +373,10 @@ func (c *checker) ask(s *Service, environ map[string]string) ([]refusal, error) 
 		env = append(env, name+"="+environ[name])
 	}
 	key := s.Name + "\x00" + strings.Join(env, "\x00")
-	said, asked := c.judged[key]
+	said, asked := "", false
+	if known, ok := c.options.asked.Load(key); ok {
+		said, asked = known.(string)
+	}
 	if !asked {
 		ctx, cancel := context.WithTimeout(c.ctx, 30*time.Second)
 		defer cancel()
@@ -390,7 +393,7 @@ func (c *checker) ask(s *Service, environ map[string]string) ([]refusal, error) 
 			return nil, fmt.Errorf("%s check: %w\n%s", s.Program, err, bytes.TrimSpace(stderr.Bytes()))
 		}
 		said = stderr.String()
-		c.judged[key] = said
+		c.options.asked.Store(key, said)
 	}
 	if said == "" {
 		return nil, nil

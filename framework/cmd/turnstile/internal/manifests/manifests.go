@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 )
@@ -39,6 +40,8 @@ type Options struct {
 	Services       []Service
 	Built          []string // names of the images that are built from the workspace, besides those of the services
 	Kustomizations []Kustomization
+
+	asked *sync.Map // what programs said of environments; nil is nothing yet
 }
 
 // Problem is something in the manifests that does not fit.
@@ -73,12 +76,14 @@ type Reference struct {
 // Check renders every kustomization and returns what does not fit. The error is one that prevented the check.
 func Check(ctx context.Context, o Options) (*Report, error) {
 	report := &Report{Services: len(o.Services), Problems: []Problem{}, Secrets: map[string][]Reference{}}
-	judged := map[string]string{} // what a program said of an environment
-	found := map[string]int{}     // index in report.Problems
+	if o.asked == nil {
+		o.asked = new(sync.Map)
+	}
+	found := map[string]int{} // index in report.Problems
 	seen := map[string]bool{}
 	for _, k := range o.Kustomizations {
 		rendered, refused := render(o.Root, k)
-		c := &checker{ctx: ctx, options: o, objects: rendered, judged: judged}
+		c := &checker{ctx: ctx, options: o, objects: rendered}
 		if refused != nil {
 			c.problem(rendered.absent("Kustomization", k.Name), "", "see 'kubectl kustomize'", "kustomize refuses it: %v", refused)
 		} else if err := c.check(); err != nil {
@@ -197,7 +202,6 @@ type checker struct {
 	ctx      context.Context
 	options  Options
 	objects  *objects
-	judged   map[string]string
 	problems []Problem
 
 	workloads []*workload

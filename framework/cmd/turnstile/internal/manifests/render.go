@@ -196,7 +196,7 @@ func (l *objects) where(o *object, at string) string {
 			continue
 		}
 		for i, line := range d.lines {
-			if strings.Contains(line, at) {
+			if code, _, _ := strings.Cut(line, "#"); strings.Contains(code, at) {
 				best, file = rank, fmt.Sprintf("%s:%d", l.relative(d.file), d.first+i)
 				break
 			}
