@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -76,6 +77,7 @@ type DB struct {
 	write    *sql.DB
 	read     *sql.DB // the same as write but for SQLite files
 	postgres *pgx.ConnConfig
+	away     atomic.Pointer[error] // why it did not answer when it was asked last
 }
 
 // New describes a database without opening it: no file is made and nothing is
@@ -216,18 +218,51 @@ func (db *DB) Start(ctx context.Context) error {
 // Migrate is Start by the name under which `<service> migrate` calls it.
 func (db *DB) Migrate(ctx context.Context) error { return db.Start(ctx) }
 
-// Run keeps the database open until ctx is done, then closes it.
+// askEvery is how often the database is asked whether it answers, and askTimeout
+// how long it has. Connections that are all in use for less than busyFor say
+// nothing about it.
+const (
+	askEvery   = time.Second / 2
+	askTimeout = 2 * time.Second
+	busyFor    = 10 * time.Second
+)
+
+// Run keeps the database open, and knows whether it answers, until ctx is done;
+// then it closes it.
 func (db *DB) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return db.Close()
+	ticker := time.NewTicker(askEvery)
+	defer ticker.Stop()
+	for answered := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return db.Close()
+		case <-ticker.C:
+		}
+		err := within(ctx, askTimeout, func(ctx context.Context) error {
+			var one int
+			return db.read.QueryRowContext(ctx, "SELECT 1").Scan(&one)
+		})
+		stats := db.read.Stats()
+		busy := errors.Is(err, context.DeadlineExceeded) && stats.InUse == stats.MaxOpenConnections
+		if busy && time.Since(answered) < busyFor || ctx.Err() != nil {
+			continue
+		}
+		if err == nil {
+			answered = time.Now()
+			db.away.Store(nil)
+		} else {
+			db.away.Store(&err)
+		}
+	}
 }
 
-// Ready reports, under the name "database", whether the database answers.
+// Ready reports, under the name "database", whether the database answered when
+// Run asked it last, up to half a second ago.
 func (db *DB) Ready() map[string]error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	var one int
-	return map[string]error{"database": db.read.QueryRowContext(ctx, "SELECT 1").Scan(&one)}
+	if err := db.away.Load(); err != nil {
+		return map[string]error{"database": *err}
+	}
+	return map[string]error{"database": nil}
 }
 
 // Close closes every connection; transactions under way fail.

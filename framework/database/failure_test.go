@@ -2,6 +2,7 @@ package database_test
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"slices"
@@ -451,4 +452,69 @@ func TestNoRoom(t *testing.T) {
 	if err == nil || !database.Away(err) || database.Retryable(err) {
 		t.Errorf("without room: %v, away %v, retryable %v", err, database.Away(err), database.Retryable(err))
 	}
+}
+
+// Whether the database answers is known without asking, however many ask: not
+// while all connections are in use either, which is no fault of the database.
+func TestReady(t *testing.T) {
+	t.Parallel()
+	s := databasetest.PostgresServer(t)
+	var queries atomic.Int64
+	db, err := database.New(database.Config{URL: s.URL("postgres"), MaxConns: 1, Wrap: func(c driver.Connector) driver.Connector {
+		return counting{c, &queries}
+	}})
+	must(t, err)
+	must(t, db.Start(t.Context()))
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- db.Run(ctx) }()
+	defer func() {
+		stop()
+		must(t, <-ran)
+	}()
+	ready := func() error { return db.Ready()["database"] }
+	asked, start := queries.Load(), time.Now()
+	for time.Since(start) < 2*time.Second {
+		must(t, ready())
+	}
+	if n := queries.Load() - asked; n == 0 || n > 8 {
+		t.Errorf("in two seconds the database was asked %d times", n)
+	}
+	must(t, db.InTx(t.Context(), func(*database.Tx) error {
+		for start := time.Now(); time.Since(start) < 4*time.Second; time.Sleep(time.Millisecond) {
+			if err := ready(); err != nil {
+				return fmt.Errorf("not ready while the one connection is in use: %w", err)
+			}
+		}
+		return nil
+	}))
+	must(t, s.Kill())
+	eventually(t, "the loss", func() bool { return ready() != nil })
+	must(t, s.Start())
+	eventually(t, "the return", func() bool { return ready() == nil })
+}
+
+// counting counts queries.
+type counting struct {
+	driver.Connector
+	queries *atomic.Int64
+}
+
+func (c counting) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	return countingConn{conn, c.queries}, err
+}
+
+type countingConn struct {
+	driver.Conn
+	queries *atomic.Int64
+}
+
+func (c countingConn) QueryContext(ctx context.Context, q string, args []driver.NamedValue) (driver.Rows, error) {
+	c.queries.Add(1)
+	return c.Conn.(driver.QueryerContext).QueryContext(ctx, q, args)
+}
+
+func (c countingConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	return c.Conn.(driver.ConnBeginTx).BeginTx(ctx, opts)
 }

@@ -96,7 +96,7 @@ func TestServerInAFolder(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "log")); err != nil {
 		t.Error(err)
 	}
-	if db.Ready()["database"] == nil {
+	if err := db.Start(t.Context()); err == nil {
 		t.Error("the server was stopped and answers")
 	}
 }
