@@ -79,6 +79,9 @@ func (a *api) resource(group, version, name string) dynamic.ResourceInterface {
 	return a.client.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: name}).Namespace(a.namespace)
 }
 
+// quiet keeps the library from a log of its own, past that of the service.
+func quiet(ctx context.Context) context.Context { return klog.NewContext(ctx, logr.Discard()) }
+
 // follow calls seen with all objects of a kind, or with that of the name, now and after every change, until ctx is
 // done. What fails is tried again, with growing pauses; asked is told how each request went.
 func follow(ctx context.Context, r dynamic.ResourceInterface, name string, seen func([]*unstructured.Unstructured), asked func(error)) {
@@ -105,10 +108,9 @@ func follow(ctx context.Context, r dynamic.ResourceInterface, name string, seen 
 			return w, err
 		},
 	}
-	// The library's log would go past that of the service.
 	cache.NewReflectorWithOptions(source, nil, &store{seen: seen}, cache.ReflectorOptions{
 		Name: "kube", Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 10, Cap: 10 * time.Second},
-	}).RunWithContext(klog.NewContext(ctx, logr.Discard()))
+	}).RunWithContext(quiet(ctx))
 }
 
 // store has what is followed.

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 // wait is longer than anything takes that is to happen.
-const wait = 30 * time.Second
+const wait = time.Minute
 
 // cluster is a namespace of the test's own, seen with all rights.
 type cluster struct {

@@ -165,7 +165,7 @@ func (c *candidate) watch(ctx context.Context, changed chan<- *unstructured.Unst
 
 // take makes the lease this process's if it is nobody's or has not been renewed for as long as it lasts.
 func (c *candidate) take(ctx context.Context) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.deadline/2)
+	ctx, cancel := context.WithTimeout(quiet(ctx), c.deadline/2)
 	defer cancel()
 	u, err := c.leases.Get(ctx, c.name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -242,7 +242,7 @@ var errLost = errors.New("another process has the Lease, or it was deleted")
 // rewrite changes the lease while this process holds it. What it wrote last may not be what it has seen, if an answer
 // was lost.
 func (c *candidate) rewrite(ctx context.Context, spec func() leaseSpec) error {
-	ctx, cancel := context.WithTimeout(ctx, c.deadline/2)
+	ctx, cancel := context.WithTimeout(quiet(ctx), c.deadline/2)
 	defer cancel()
 	err := c.write(ctx, spec())
 	if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {

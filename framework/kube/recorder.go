@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -112,7 +113,13 @@ func (r *recorder) flush(ctx context.Context) {
 // count puts a notice to the Event that it is.
 func (r *recorder) count(n framework.Notice) {
 	now := time.Now()
-	maps.DeleteFunc(r.told, func(_ string, s *series) bool { return s.count == s.sent && now.Sub(s.last) > eventLife })
+	maps.DeleteFunc(r.told, func(_ string, s *series) bool {
+		if now.Sub(s.last) < eventLife {
+			return false
+		}
+		r.dropped.Add(int64(s.count - s.sent))
+		return true
+	})
 	key := strings.Join([]string{eventType(n), n.Reason, n.Text}, "\x00")
 	s := r.told[key]
 	if s == nil {
@@ -138,12 +145,13 @@ func (r *recorder) wait() time.Duration {
 	return max(wait, time.Until(r.rest))
 }
 
-// send sends the Events that are due, or all. After one that failed, the others wait too.
+// send sends the Events that are due, or all, what began first before others. After one that failed, the others wait too.
 func (r *recorder) send(ctx context.Context, all bool) {
 	if !all && time.Now().Before(r.rest) {
 		return
 	}
-	for _, s := range r.told {
+	oldest := func(a, b *series) int { return a.notice.Time.Compare(b.notice.Time) }
+	for _, s := range slices.SortedFunc(maps.Values(r.told), oldest) {
 		if s.count == s.sent || !all && time.Now().Before(s.due) {
 			continue
 		}
@@ -179,14 +187,13 @@ func (r *recorder) say(ctx context.Context) {
 	}
 }
 
-// refused reports whether to ask again is of no use.
-func refused(err error) bool {
-	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsNotFound(err)
-}
+// refused reports whether to ask again is of no use. What is forbidden may be allowed in a moment: rights are made at the
+// same time as pods.
+func refused(err error) bool { return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) }
 
 // tell creates the Event, or counts it up.
 func (r *recorder) tell(ctx context.Context, s *series) error {
-	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
+	ctx, cancel := context.WithTimeout(quiet(ctx), eventTimeout)
 	defer cancel()
 	if s.name != "" {
 		patch, err := json.Marshal(map[string]any{"series": seriesOf(s)})
