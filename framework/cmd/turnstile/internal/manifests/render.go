@@ -182,7 +182,7 @@ func (l *objects) where(o *object, at string) string {
 		return file
 	}
 	best := 0
-	for _, d := range l.sources.documents {
+	for _, d := range l.sources.all() {
 		rank := 0
 		switch {
 		case d.kind == o.kind && d.name == o.name:
@@ -218,7 +218,13 @@ type sources struct {
 	filesys.FileSystem
 	kustomization string
 	components    []string
+	unread        []file
 	documents     []document
+}
+
+type file struct {
+	name string
+	text []byte
 }
 
 // document is one of those in a YAML file.
@@ -229,15 +235,15 @@ type document struct {
 }
 
 // ReadFile implements filesys.FileSystem.
-func (s *sources) ReadFile(file string) ([]byte, error) {
-	text, err := s.FileSystem.ReadFile(file)
+func (s *sources) ReadFile(name string) ([]byte, error) {
+	text, err := s.FileSystem.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
-	if strings.HasSuffix(file, ".yaml") {
-		s.note(file, text)
+	if strings.HasSuffix(name, ".yaml") {
+		s.unread = append(s.unread, file{name, text})
 	}
-	if file != s.kustomization {
+	if name != s.kustomization {
 		return text, nil
 	}
 	var whole map[string]any
@@ -246,7 +252,7 @@ func (s *sources) ReadFile(file string) ([]byte, error) {
 	}
 	list, _ := whole["components"].([]any)
 	for _, dir := range s.components {
-		relative, err := filepath.Rel(filepath.Dir(file), dir)
+		relative, err := filepath.Rel(filepath.Dir(name), dir)
 		if err != nil {
 			return nil, err
 		}
@@ -254,6 +260,15 @@ func (s *sources) ReadFile(file string) ([]byte, error) {
 	}
 	whole["components"], whole["buildMetadata"] = list, []string{"originAnnotations"}
 	return yaml.Marshal(whole)
+}
+
+// all returns the documents of what was read so far. They are taken apart when somebody asks: most never does.
+func (s *sources) all() []document {
+	for _, f := range s.unread {
+		s.note(f.name, f.text)
+	}
+	s.unread = nil
+	return s.documents
 }
 
 func (s *sources) note(file string, text []byte) {
