@@ -294,7 +294,7 @@ func (a *application) pods(t *testing.T, workload string) []core.Pod {
 // them.
 func (a *application) awaitReady(t *testing.T) {
 	t.Helper()
-	if err := a.waitReady(t.Context(), 2*patience); err != nil {
+	if err := a.waitReady(context.WithoutCancel(t.Context()), 2*patience); err != nil {
 		t.Fatalf("%v\n%s", err, a.state())
 	}
 }

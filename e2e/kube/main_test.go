@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -97,11 +98,11 @@ var images struct {
 	err   error
 }
 
-// build builds the images of the services, the command line and the probe, pushes them, and returns their names.
+// build builds the images of the services and the command line, pushes them, and returns their names.
 func build(t *testing.T) map[string]string {
 	t.Helper()
 	images.once.Do(func() {
-		images.names, images.err = buildImages(context.Background())
+		images.names, images.err = buildImages(context.Background(), programs()) // for all tests
 	})
 	if images.err != nil {
 		t.Fatal(images.err)
@@ -109,14 +110,20 @@ func build(t *testing.T) map[string]string {
 	return images.names
 }
 
-func buildImages(ctx context.Context, flags ...string) (map[string]string, error) {
+// programs are the packages of all programs that are deployed.
+func programs() []string {
+	packages := []string{"./framework/cmd/turnstile"}
+	for _, name := range services {
+		packages = append(packages, "./services/"+name+"/cmd/"+name)
+	}
+	return packages
+}
+
+// buildImages builds images of programs and pushes them. It returns their names by those of the programs.
+func buildImages(ctx context.Context, packages []string, flags ...string) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
-	command := append([]string{"ko", "build", "--base-import-paths", "--sbom=none"}, flags...)
-	command = append(command, "./framework/cmd/turnstile", "./e2e/kube/cmd/probe")
-	for _, name := range services {
-		command = append(command, "./services/"+name+"/cmd/"+name)
-	}
+	command := slices.Concat([]string{"ko", "build", "--base-import-paths", "--sbom=none"}, flags, packages)
 	out, err := cluster.Run(ctx, root(), "", command...)
 	if err != nil {
 		return nil, err

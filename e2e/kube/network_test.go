@@ -49,7 +49,11 @@ type target struct {
 // nothing else does.
 func TestNetworkPolicy(t *testing.T) {
 	a := deployed(t)
-	probe := build(t)["probe"]
+	built, err := buildImages(t.Context(), []string{"./e2e/kube/cmd/probe"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe := built["probe"]
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 

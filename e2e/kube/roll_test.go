@@ -12,7 +12,7 @@ import (
 func TestRollingUpdate(t *testing.T) {
 	a := deployed(t)
 	versions := []map[string]string{build(t)}
-	other, err := buildImages(t.Context(), "--image-label", "org.opencontainers.image.version=other")
+	other, err := buildImages(t.Context(), programs(), "--image-label", "org.opencontainers.image.version=other")
 	if err != nil {
 		t.Fatal(err)
 	}
