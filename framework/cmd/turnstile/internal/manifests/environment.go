@@ -303,11 +303,11 @@ func (c *checker) judge(w *workload, container *corev1.Container, s *Service) er
 		if v := given[r.variable]; v.at != nil {
 			at = v.at
 		}
-		text := r.variable
+		text, fix := r.variable, "correct its value"
 		if _, set := given[r.variable]; !set {
-			text = ""
+			text, fix = "", "add it to the env of the container"
 		}
-		c.problem(at, text, "set it right", "container %s: %s %s", container.Name, r.variable, r.detail)
+		c.problem(at, text, fix, "container %s: %s %s", container.Name, r.variable, r.detail)
 	}
 	return c.judgeSettings(w, container, s, environ)
 }
@@ -354,7 +354,7 @@ func (c *checker) judgeSettings(w *workload, container *corev1.Container, s *Ser
 	}
 	for _, r := range refused {
 		if _, here := m.Data[r.variable]; here {
-			c.problem(o, r.variable, "set it right", "%s %s", r.variable, r.detail)
+			c.problem(o, r.variable, "correct its value", "%s %s", r.variable, r.detail)
 		}
 	}
 	return nil

@@ -199,7 +199,8 @@ func (c *checker) lookUp(w *workload, at, host string, number int32) []flow {
 		c.problem(w.object, at, suggest("name a Service: "+list(names), host, names), "%s names the host %s, which is no Service here", short(at), host)
 		return nil
 	case o == nil || !ours:
-		return []flow{{port: number, name: host, outside: end{namespace: labels.Set{corev1.LabelMetadataName: namespaceOf(parts)}}}}
+		// As in collector.observability.svc; in a name of the internet it is the name of no namespace.
+		return []flow{{port: number, name: host, outside: end{namespace: labels.Set{corev1.LabelMetadataName: parts[1]}}}}
 	case len(service.Spec.Selector) == 0:
 		return []flow{{port: number, name: host}}
 	}
@@ -233,9 +234,6 @@ func short(text string) string {
 	}
 	return text
 }
-
-// namespaceOf is the namespace in the name of a Service of another one: collector.observability.svc.
-func namespaceOf(parts []string) string { return parts[1] }
 
 // behindSecret is whom a variable names whose value is in a Secret that is not here: for a broker, the Service of the
 // Secret's name; for a database, those that are labelled as such, or a server elsewhere.
@@ -283,10 +281,10 @@ func (c *checker) checkPolicies() {
 		}
 	}
 	for _, w := range c.workloads {
-		for _, d := range []direction{ingress, egress} {
+		for _, d := range []networkingv1.PolicyType{ingress, egress} {
 			if _, isolated := c.isolation(w, d); !isolated {
-				c.problem(w.object, "", "have a NetworkPolicy with policyTypes: ["+string(d.kind)+"] select its pods",
-					"nothing limits the %s of its pods", strings.ToLower(string(d.kind)))
+				c.problem(w.object, "", "have a NetworkPolicy with policyTypes: ["+string(d)+"] select its pods",
+					"nothing limits the %s of its pods", strings.ToLower(string(d)))
 			}
 		}
 		c.checkReach(w, flows[w])
@@ -295,15 +293,18 @@ func (c *checker) checkPolicies() {
 	c.checkEdges(declared)
 }
 
-// checkEdges goes through every port of every pair of workloads, in both directions.
+// opening is one half of a connection that policies allow.
+type opening struct {
+	policy *object
+	half   networkingv1.PolicyType
+	to     *workload
+	port   port
+}
+
+// checkEdges goes through every port of every pair of workloads, in both directions: what is declared has to be
+// allowed, and what is not must not be, not even in one direction.
 func (c *checker) checkEdges(declared map[edge]string) {
-	type opening struct {
-		policy *object
-		half   direction
-		to     *workload
-		port   string
-	}
-	open := map[opening][]string{}
+	open := map[opening][]string{} // who may, by name
 	var order []opening
 	for _, from := range c.workloads {
 		for _, to := range c.workloads {
@@ -312,52 +313,45 @@ func (c *checker) checkEdges(declared map[edge]string) {
 			}
 			for _, p := range reachable(to) {
 				why, is := declared[edge{from, to, p.number}]
-				if from == to && from.replicas < 2 && peerPort(c, to, p) {
-					why, is = "", true // not needed while there is one, and harmless
+				if !is && from == to && from.replicas < 2 && c.peerPort(to, p) {
+					continue // of no use while there is one, and of no harm
 				}
-				for _, half := range []direction{egress, ingress} {
+				for _, half := range []networkingv1.PolicyType{egress, ingress} {
 					w, other := from, to
 					if half == ingress {
 						w, other = to, from
 					}
-					by, isolated := c.permitted(w, half, c.end(other), p, !is)
-					switch {
-					case is && why != "" && isolated && len(by) == 0:
-						allow := fmt.Sprintf("have a NetworkPolicy allow its egress to %s at port %d", to.name, p.number)
-						if half == ingress {
-							allow = fmt.Sprintf("have a NetworkPolicy allow %s at port %s from its pods", to.name, cmp.Or(p.name, strconv.Itoa(int(p.number))))
+					by, isolated := c.permitting(w, half, c.end(other), p, !is)
+					if is && isolated && len(by) == 0 {
+						c.refused(from, to, p, half, why)
+					}
+					for _, r := range by {
+						o := opening{r.policy, half, to, p}
+						if is || len(r.peers) == 0 || slices.Contains(open[o], from.name) {
+							continue // a rule for everybody is spoken of by checkReach and checkExposure
 						}
-						c.problem(from.object, "", allow, "%s names port %d of %s, and no NetworkPolicy allows the %s of that", short(why), p.number, to, strings.ToLower(string(half.kind)))
-					case !is:
-						for _, policy := range by {
-							o := opening{policy, half, to, cmp.Or(p.name, "any port")}
-							if p.number != 0 && p.name == "" {
-								o.port = strconv.Itoa(int(p.number))
-							}
-							if open[o] == nil {
-								order = append(order, o)
-							}
-							open[o] = append(open[o], from.name)
+						if open[o] == nil {
+							order = append(order, o)
 						}
+						open[o] = append(open[o], from.name)
 					}
 				}
 			}
 		}
 	}
 	for _, o := range order {
-		if c.everybody(o.policy, o.half) {
-			continue // said of the policy itself
-		}
-		c.problem(o.policy, "", "narrow its "+strings.ToLower(string(o.half.kind)),
-			"it opens the %s from %s to %s at %s, and nothing declares that flow", strings.ToLower(string(o.half.kind)), list(open[o]), o.to, portText(o.port))
+		half := strings.ToLower(string(o.half))
+		c.problem(o.policy, "", "narrow its "+half, "it opens the %s from %s to %s at %s, and nothing declares that flow", half, list(open[o]), o.to, o.port)
 	}
 }
 
-func portText(name string) string {
-	if name == "any port" {
-		return name
+// refused notes that policies do not allow one half of a connection that is declared.
+func (c *checker) refused(from, to *workload, p port, half networkingv1.PolicyType, why string) {
+	allow := fmt.Sprintf("have a NetworkPolicy allow its egress to %s at port %d", to.name, p.number)
+	if half == ingress {
+		allow = fmt.Sprintf("have a NetworkPolicy allow %s at %s from its pods", to.name, p)
 	}
-	return "port " + name
+	c.problem(from.object, "", allow, "%s names port %d of %s, and no NetworkPolicy allows the %s of that", short(why), p.number, to, strings.ToLower(string(half)))
 }
 
 // reachable is every port that a workload declares, and one that it does not.
@@ -371,9 +365,9 @@ func reachable(w *workload) []port {
 
 // peerPort reports whether a port is one at which the pods of a workload reach each other: a headless Service of its
 // own has it.
-func peerPort(c *checker, w *workload, p port) bool {
+func (c *checker) peerPort(w *workload, p port) bool {
 	for _, s := range each[corev1.Service](c.objects) {
-		if s.Spec.ClusterIP == corev1.ClusterIPNone && slices.Contains(c.selected(labels.SelectorFromSet(s.Spec.Selector)), w) &&
+		if s.Spec.ClusterIP == corev1.ClusterIPNone && selected(s.Spec.Selector, w) &&
 			slices.ContainsFunc(s.Spec.Ports, func(sp corev1.ServicePort) bool {
 				t, ok := w.port(targetOf(sp))
 				return ok && t.ContainerPort == p.number
@@ -382,16 +376,6 @@ func peerPort(c *checker, w *workload, p port) bool {
 		}
 	}
 	return false
-}
-
-// everybody reports whether a policy has a rule without peers in a direction, of which checkReach and checkExposure
-// speak.
-func (c *checker) everybody(o *object, d direction) bool {
-	p, _ := o.value.(*networkingv1.NetworkPolicy)
-	if d == ingress {
-		return slices.ContainsFunc(p.Spec.Ingress, func(r networkingv1.NetworkPolicyIngressRule) bool { return len(r.From) == 0 })
-	}
-	return slices.ContainsFunc(p.Spec.Egress, func(r networkingv1.NetworkPolicyEgressRule) bool { return len(r.To) == 0 })
 }
 
 const dnsPort = 53
@@ -498,9 +482,9 @@ func (c *checker) checkExposure(w *workload) {
 				reached = true
 			case p.name == "admin" && !all && !blocks:
 			case all:
-				c.problem(r.policy, "", "name in from who may", "it lets everybody reach %s at %s", w, portText(cmp.Or(p.name, "any port")))
+				c.problem(r.policy, "", "name in from who may", "it lets everybody reach %s at %s", w, p)
 			default:
-				c.problem(r.policy, "", "leave it out", "it lets others than this namespace reach %s at %s, which is not for them", w, portText(cmp.Or(p.name, "any port")))
+				c.problem(r.policy, "", "leave it out", "it lets others than this namespace reach %s at %s, which is not for them", w, p)
 			}
 		}
 	}

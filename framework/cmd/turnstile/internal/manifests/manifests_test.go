@@ -134,7 +134,7 @@ const (
 var changes = []change{
 	// Variables.
 	{"a required variable is missing", "", ordersFile, "            - {name: DATABASE_URL, valueFrom: {secretKeyRef: {name: orders-database, key: url}}}\n", "",
-		"base/services/orders.yaml: " + orders + " … DATABASE_URL is required and not set … set it"},
+		"base/services/orders.yaml: " + orders + " … DATABASE_URL is required and not set … add it to the env"},
 	{"a variable is misspelled", "", everyDeployment, "name: DRAIN_TIMEOUT", "name: DRAIN_TIMOUT",
 		"base/services/every-deployment.yaml:LINE: " + orders + " … given DRAIN_TIMOUT, which orders does not know; did you mean DRAIN_TIMEOUT?"},
 	{"a variable is not a duration", "", everyDeployment, "{name: DRAIN_TIMEOUT, value: 25s}", `{name: DRAIN_TIMEOUT, value: "25"}`,
@@ -162,7 +162,7 @@ var changes = []change{
 	// Settings and Secrets.
 	{"a setting is misspelled", "", ordersFile, "LOG_LEVEL: INFO", "LOG_LEVL: DEBUG", "ConfigMap/orders-settings: LOG_LEVL cannot be changed while orders runs; did you mean LOG_LEVEL?"},
 	{"a setting cannot change", "", ordersFile, "LOG_LEVEL: INFO", "ORDER_EXPIRATION: 5m", "ConfigMap/orders-settings: ORDER_EXPIRATION cannot be changed while orders runs; move it"},
-	{"a setting has a wrong value", "", ordersFile, "LOG_LEVEL: INFO", "LOG_LEVEL: LOUD", "orders.yaml:LINE: ConfigMap/orders-settings: LOG_LEVEL … want DEBUG, INFO, WARN or ERROR … set it right"},
+	{"a setting has a wrong value", "", ordersFile, "LOG_LEVEL: INFO", "LOG_LEVEL: LOUD", "orders.yaml:LINE: ConfigMap/orders-settings: LOG_LEVEL … want DEBUG, INFO, WARN or ERROR … correct its value"},
 	{"the settings are elsewhere", "", ordersFile, "value: orders-settings", "value: orders-setings", orders + " … watches the ConfigMap orders-setings, which there is not; add it"},
 	{"a Secret is not generated", "dev", devFile, "  - name: orders-database\n    literals: [\"url=postgres://orders:dev-only@postgres/orders?sslmode=disable\"]\n", "",
 		orders + "it names the Secret orders-database, and there are others but not that; generate it"},

@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -29,14 +30,9 @@ import (
 // Whether an ipBlock also means pods is left to the network. Here it does when the question is what is open, and does
 // not when it is what works.
 
-// direction is one of a policy.
-type direction struct {
-	kind networkingv1.PolicyType
-}
-
-var (
-	ingress = direction{networkingv1.PolicyTypeIngress}
-	egress  = direction{networkingv1.PolicyTypeEgress}
+const (
+	ingress = networkingv1.PolicyTypeIngress
+	egress  = networkingv1.PolicyTypeEgress
 )
 
 // rule is one of a policy, in either direction.
@@ -47,7 +43,7 @@ type rule struct {
 }
 
 // isolation returns the rules that apply to a workload's pods in a direction, and whether these are isolated at all.
-func (c *checker) isolation(w *workload, d direction) (rules []rule, isolated bool) {
+func (c *checker) isolation(w *workload, d networkingv1.PolicyType) (rules []rule, isolated bool) {
 	for o, p := range each[networkingv1.NetworkPolicy](c.objects) {
 		types := p.Spec.PolicyTypes
 		if len(types) == 0 {
@@ -56,7 +52,7 @@ func (c *checker) isolation(w *workload, d direction) (rules []rule, isolated bo
 				types = append(types, networkingv1.PolicyTypeEgress)
 			}
 		}
-		if o.namespace != w.namespace || !slices.Contains(types, d.kind) || !selector(&p.Spec.PodSelector).Matches(labels.Set(w.pod.Labels)) {
+		if o.namespace != w.namespace || !slices.Contains(types, d) || !selector(&p.Spec.PodSelector).Matches(labels.Set(w.pod.Labels)) {
 			continue
 		}
 		isolated = true
@@ -125,6 +121,17 @@ type port struct {
 	protocol corev1.Protocol
 }
 
+func (p port) String() string {
+	switch {
+	case p.number == 0:
+		return "any port"
+	case p.name == "":
+		return fmt.Sprintf("port %d", p.number)
+	default:
+		return "port " + p.name
+	}
+}
+
 // allows reports whether a rule has this port among its own.
 func (r rule) allows(wanted port) bool {
 	return len(r.ports) == 0 || slices.ContainsFunc(r.ports, func(p networkingv1.NetworkPolicyPort) bool {
@@ -158,14 +165,14 @@ func (c *checker) namespaceLabels(name string) labels.Set {
 	return set
 }
 
-// permitted returns the policies that allow a workload's pods one half of a connection: to be reached by the other end
+// permitting returns the rules that allow a workload's pods one half of a connection: to be reached by the other end
 // (ingress) or to reach it (egress). isolated is false if nothing forbids anything.
-func (c *checker) permitted(w *workload, d direction, other end, at port, blocks bool) (by []*object, isolated bool) {
+func (c *checker) permitting(w *workload, d networkingv1.PolicyType, other end, at port, blocks bool) (by []rule, isolated bool) {
 	rules, isolated := c.isolation(w, d)
 	own := c.namespaceLabels(w.namespace)
 	for _, r := range rules {
-		if r.matches(own, other, blocks) && r.allows(at) && !slices.Contains(by, r.policy) {
-			by = append(by, r.policy)
+		if r.matches(own, other, blocks) && r.allows(at) {
+			by = append(by, r)
 		}
 	}
 	return by, isolated

@@ -222,7 +222,7 @@ func (c *checker) checkPod(w *workload) {
 	restricted := podsecurity.LevelVersion{Level: podsecurity.LevelRestricted, Version: podsecurity.LatestVersion()}
 	for _, result := range evaluator.EvaluatePod(restricted, &w.pod.ObjectMeta, &w.pod.Spec) {
 		if !result.Allowed {
-			c.problem(w.object, "", "the namespace would refuse its pods: change that",
+			c.problem(w.object, "", "change that: the namespace would refuse its pods",
 				"pod security restricted: %s: %s", result.ForbiddenReason, result.ForbiddenDetail)
 		}
 	}
