@@ -93,7 +93,7 @@ func deploy(t *testing.T, c *cluster.Cluster, d deployment) *application {
 	images := build(t)
 	a := &application{Cluster: c, namespace: "turnstile-e2e-" + strings.ToLower(rand.Text()[:6])}
 	var err error
-	if a.dir, err = os.MkdirTemp("", "turnstile-e2e-"); err != nil { // it outlives the test
+	if a.dir, err = os.MkdirTemp("", "turnstile-e2e-"); err != nil { //nolint:usetesting // it outlives the test
 		t.Fatal(err)
 	}
 	atEnd(func() {

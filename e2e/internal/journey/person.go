@@ -34,6 +34,7 @@ type Site struct {
 
 // What the application says on the wire.
 type (
+	// Ticket is one that is for sale, held by an order, or sold.
 	Ticket struct {
 		ID      string
 		Title   string
@@ -42,6 +43,7 @@ type (
 		Version int64
 		OrderID string
 	}
+	// Order holds a ticket.
 	Order struct {
 		ID        string
 		Status    string
@@ -52,6 +54,7 @@ type (
 			Price     json.Number
 		}
 	}
+	// Payment pays for an order.
 	Payment struct {
 		ID, OrderID, Currency, Status string
 		Amount                        int64

@@ -35,7 +35,7 @@ func TestGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go io.Copy(io.Discard, said) //nolint:errcheck // it ends with the pipe
+	go io.Copy(io.Discard, said)
 	url := "http://" + regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(string(line[:n]))
 
 	for path, want := range map[string]string{
