@@ -52,22 +52,21 @@ func (a *application) remove(t *testing.T, pod string, grace bool) {
 	}
 }
 
-// kill ends the container of a pod with SIGKILL, and waits until the cluster has noticed.
+// kill ends the container of a pod with SIGKILL.
 func (a *application) kill(t *testing.T, p *core.Pod) {
 	t.Helper()
 	if err := a.Kill(t.Context(), p, p.Spec.Containers[0].Name); err != nil {
 		t.Fatal(err)
 	}
-	a.awaitChange(t, p)
 }
 
-// awaitChange waits until a pod is gone, or about to go, or its container is not the one that it was.
-func (a *application) awaitChange(t *testing.T, old *core.Pod) {
+// awaitEnd waits until a pod is gone, or its container is not the one that it was.
+func (a *application) awaitEnd(t *testing.T, old *core.Pod) {
 	t.Helper()
 	journey.Eventually(t, "pod "+old.Name+" is not what it was", func() error {
 		p, err := a.API.CoreV1().Pods(a.namespace).Get(t.Context(), old.Name, meta.GetOptions{})
-		if err == nil && p.UID == old.UID && p.DeletionTimestamp == nil && slices.EqualFunc(p.Status.ContainerStatuses, old.Status.ContainerStatuses,
-			func(a, b core.ContainerStatus) bool { return a.ContainerID == b.ContainerID && b.State.Running != nil }) {
+		if err == nil && p.UID == old.UID && slices.EqualFunc(p.Status.ContainerStatuses, old.Status.ContainerStatuses,
+			func(a, b core.ContainerStatus) bool { return a.ContainerID == b.ContainerID && a.State.Running != nil }) {
 			return errNotYet
 		}
 		return nil
@@ -82,18 +81,18 @@ func needNode(t *testing.T) {
 	}
 }
 
-// recovery does harm, and returns after how long people can buy and sell again, from one end to the other, and after
-// how long everything is as it was.
-func (a *application) recovery(t *testing.T, harm func()) (people, all time.Duration) {
+// recovery returns after how long people can buy and sell again, from one end to the other, and after how long
+// everything is as it was, now that something has come to its end.
+func (a *application) recovery(t *testing.T, victim *core.Pod) (people, all time.Duration) {
 	t.Helper()
 	begin := time.Now()
-	harm()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		journey.Purchase(t, a.site())
 		people = time.Since(begin)
 	}()
+	a.awaitEnd(t, victim) // until the cluster has noticed, all seems well
 	a.awaitReady(t)
 	all = time.Since(begin)
 	<-done

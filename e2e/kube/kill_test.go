@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -14,19 +13,22 @@ func TestKill(t *testing.T) {
 	a := deployed(t)
 	type harm struct {
 		name string
-		do   func(t *testing.T)
+		do   func(t *testing.T) (victim *core.Pod)
 	}
 	kill := func(workload string) harm {
-		return harm{"kill " + workload, func(t *testing.T) {
+		return harm{"kill " + workload, func(t *testing.T) *core.Pod {
 			needNode(t)
-			a.kill(t, &a.pods(t, workload)[0])
+			p := &a.pods(t, workload)[0]
+			a.kill(t, p)
+			return p
 		}}
 	}
 	remove := func(workload string) harm {
-		return harm{"delete " + workload, func(t *testing.T) {
-			p := a.pods(t, workload)[0]
+		return harm{"delete " + workload, func(t *testing.T) *core.Pod {
+			p := &a.pods(t, workload)[0]
 			a.remove(t, p.Name, true)
-			a.awaitChange(t, &p)
+			a.awaitEnd(t, p)
+			return p
 		}}
 	}
 	// A container that is killed twice within minutes is restarted after a pause; a new pod's is not.
@@ -36,18 +38,16 @@ func TestKill(t *testing.T) {
 		for _, name := range []string{"auth", "orders", "payments", "tickets", "nats-streaming", "postgres"} {
 			harms = append(harms, kill(name), remove(name))
 		}
-		harms = append(harms, harm{"delete the broker that leads", a.removeLeader}, harm{"kill all services", func(t *testing.T) {
+		harms = append(harms, harm{"delete the broker that leads", a.removeLeader}, harm{"kill all services", func(t *testing.T) *core.Pod {
 			needNode(t)
 			var victims []core.Pod
 			for _, name := range services {
 				victims = append(victims, a.pods(t, name)...)
 			}
 			for i := range victims {
-				if err := a.Kill(t.Context(), &victims[i], "service"); err != nil {
-					t.Fatal(err)
-				}
+				a.kill(t, &victims[i])
 			}
-			a.awaitChange(t, &victims[0])
+			return &victims[0]
 		}})
 	}
 	tr := a.traffic(t)
@@ -55,7 +55,7 @@ func TestKill(t *testing.T) {
 		t.Run(h.name, func(t *testing.T) {
 			var people, all []time.Duration
 			for range *rounds {
-				p, r := a.recovery(t, func() { h.do(t) })
+				p, r := a.recovery(t, h.do(t))
 				people, all = append(people, p), append(all, r)
 			}
 			peopleMedian, peopleMost := median(people)
@@ -67,19 +67,20 @@ func TestKill(t *testing.T) {
 	tr.finish(t, true)
 }
 
-// removeLeader deletes the broker's pod that leads the others.
-func (a *application) removeLeader(t *testing.T) {
+// removeLeader deletes the broker's pod that leads the others, and waits until it has ended.
+func (a *application) removeLeader(t *testing.T) *core.Pod {
 	t.Helper()
 	for _, p := range a.pods(t, "nats-streaming") {
 		r, err := a.readiness(t.Context(), p.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.EqualFold(r.Role, "leader") {
+		if r.Role == "leader" {
 			a.remove(t, p.Name, true)
-			a.awaitChange(t, &p)
-			return
+			a.awaitEnd(t, &p)
+			return &p
 		}
 	}
 	t.Fatal("no broker says that it leads")
+	return nil
 }
