@@ -20,7 +20,7 @@ func TestScale(t *testing.T) {
 		return time.Since(begin).Round(time.Millisecond)
 	}
 	to(1)
-	t.Cleanup(func() { to(2) })
+	defer to(2)
 	tr := a.traffic(t)
 	for range *rounds {
 		t.Logf("from 1 replica to 5 of %v: %v", scaled, to(5))
