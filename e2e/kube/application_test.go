@@ -33,8 +33,9 @@ type application struct {
 	dir       string // of its kustomization
 	ingress   string // host:port
 
-	booksOnce sync.Once
-	booksOpen *books
+	booksOnce  sync.Once
+	booksOpen  *books
+	deleteOnce sync.Once
 }
 
 // deployment says what to deploy.
@@ -96,8 +97,22 @@ func deploy(t *testing.T, c *cluster.Cluster, d deployment) *application {
 	if a.dir, err = os.MkdirTemp("", "turnstile-e2e-"); err != nil { //nolint:usetesting // it outlives the test
 		t.Fatal(err)
 	}
-	atEnd(func() {
-		_ = os.RemoveAll(a.dir)
+	atEnd(a.delete)
+	if err := os.WriteFile(filepath.Join(a.dir, "kustomization.yaml"), []byte(a.kustomization(t, d, images)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	a.apply(t)
+	a.awaitReady(t)
+	t.Logf("ready %v after it was applied", time.Since(begin).Round(100*time.Millisecond))
+	a.findIngress(t)
+	return a
+}
+
+// delete removes it, unless it is to be kept.
+func (a *application) delete() {
+	a.deleteOnce.Do(func() {
+		defer os.RemoveAll(a.dir) //nolint:errcheck // it is a temporary folder
 		if *keep {
 			fmt.Printf("kept: namespace %s\n", a.namespace)
 			return
@@ -108,15 +123,6 @@ func deploy(t *testing.T, c *cluster.Cluster, d deployment) *application {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	})
-	if err := os.WriteFile(filepath.Join(a.dir, "kustomization.yaml"), []byte(a.kustomization(t, d, images)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	begin := time.Now()
-	a.apply(t)
-	a.awaitReady(t)
-	t.Logf("ready %v after it was applied", time.Since(begin).Round(100*time.Millisecond))
-	a.findIngress(t)
-	return a
 }
 
 // kustomization is an overlay on the one that is to be deployed.
