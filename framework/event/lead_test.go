@@ -3,6 +3,7 @@ package event_test
 import (
 	"context"
 	"database/sql/driver"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -105,6 +106,22 @@ func TestLeadIsHandedOver(t *testing.T) {
 	}
 	if median := took[len(took)/2]; median > time.Second {
 		t.Errorf("in the median the next began %v after the leader had returned: it seems to wait for the lease to end", median)
+	}
+}
+
+// The process of a SQLite file waits for no predecessor: that has ended, however it did.
+func TestLeadAloneOnSQLite(t *testing.T) {
+	t.Parallel()
+	e := newElection(t, "sqlite:"+filepath.Join(t.TempDir(), "front.db"))
+	first := e.join(0)
+	receive(t, e.started, "a leader")
+	first.crash()
+	first.leave()
+	began := time.Now()
+	e.join(0)
+	receive(t, e.started, "the next leader")
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the next process began %v after it had started", took)
 	}
 }
 
