@@ -112,7 +112,7 @@ func deploy(t *testing.T, c *cluster.Cluster, d deployment) *application {
 // delete removes it, unless it is to be kept.
 func (a *application) delete() {
 	a.deleteOnce.Do(func() {
-		defer os.RemoveAll(a.dir) //nolint:errcheck // it is a temporary folder
+		defer os.RemoveAll(a.dir)
 		if *keep {
 			fmt.Printf("kept: namespace %s\n", a.namespace)
 			return
