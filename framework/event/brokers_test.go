@@ -395,9 +395,10 @@ func TestProcessesAreKnown(t *testing.T) {
 	})
 }
 
-// One process at a time removes what the archive has kept for long enough, and
-// another takes over from it.
-func TestOneProcessPrunes(t *testing.T) {
+// What the archive has kept for long enough is removed, also when one of the
+// processes that could do so has stopped. That one does so at a time where there
+// may be several, the tests of Lead show.
+func TestPrune(t *testing.T) {
 	inBubble(t, func(t *testing.T, db *database.DB) {
 		b := memory(t)
 		config := quick
@@ -407,19 +408,12 @@ func TestOneProcessPrunes(t *testing.T) {
 		for _, o := range outboxes {
 			stops = append(stops, run(t, event.NewClient(config, o, nil, event.Telemetry{}, b)))
 		}
-		holder := func() (name string) {
-			if err := db.QueryRowContext(t.Context(), "SELECT holder FROM event_lease WHERE name = 'prune'").Scan(&name); err != nil {
-				t.Fatal(err)
-			}
-			return name
-		}
 		publishPings(t, db, outboxes[0], 1)
 		time.Sleep(12 * time.Minute)
-		first := holder()
 		publishPings(t, db, outboxes[0], 2)
 		time.Sleep(11 * time.Minute)
-		if n := count(t.Context(), db, "event_outbox"); n != 2 || holder() != first {
-			t.Errorf("after 23 minutes %d events are kept, and %s prunes instead of %s", n, holder(), first)
+		if n := count(t.Context(), db, "event_outbox"); n != 2 {
+			t.Errorf("after 23 minutes %d events are kept", n)
 		}
 		time.Sleep(3 * time.Minute)
 		if n := count(t.Context(), db, "event_outbox"); n != 1 {
