@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -79,26 +80,45 @@ func ClusterUnderLoad(t *testing.T, newBroker func(id, urls string) event.Broker
 
 	load.finish()
 	for stream, bodies := range load.seen.stored {
-		s := Connect(t, newBroker("late-"+stream, c.urls))
-		in := make(chan string, len(bodies))
+		awaitStored(t, newBroker("late-"+stream, c.urls), stream, bodies)
+	}
+}
+
+// awaitStored returns when a new group of the stream has received all of bodies.
+func awaitStored(t *testing.T, b event.Broker, stream string, bodies map[string]bool) {
+	t.Helper()
+	stored, in := len(bodies), make(chan string, len(bodies))
+	late := time.After(Slowdown * time.Minute)
+	for len(bodies) > 0 {
+		s := Connect(t, b)
+		reading, stop := context.WithCancel(t.Context())
 		if _, err := s.Subscribe(t.Context(), event.Subscription{Stream: stream, Group: "late"}, func(d event.Delivery) {
-			in <- string(d.Body)
+			select {
+			case in <- string(d.Body):
+			case <-reading.Done():
+				return
+			}
 			if err := d.Ack(); err != nil {
-				t.Error(err)
+				t.Logf("acknowledge, on %s: %v", stream, err) // it comes again
 			}
 		}); err != nil {
 			t.Fatal(err)
 		}
-		stored := len(bodies)
-		for late := time.After(Slowdown * time.Minute); len(bodies) > 0; {
+		for lost := false; !lost && len(bodies) > 0; {
 			select {
 			case body := <-in:
 				delete(bodies, body)
+			case <-s.Lost(): // which any session may be
+				t.Logf("the session that reads stream %s is lost with %d messages to come", stream, len(bodies))
+				lost = true
 			case <-late:
 				t.Fatalf("of %d messages that were acknowledged on stream %s %d are lost", stored, stream, len(bodies))
 			}
 		}
-		s.Close()
+		stop()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
