@@ -79,7 +79,7 @@ func ClusterUnderLoad(t *testing.T, newBroker func(id, urls string) event.Broker
 	without(lost)
 
 	load.finish()
-	for stream, bodies := range load.seen.stored {
+	for stream, bodies := range load.seen.allStored() {
 		awaitStored(t, newBroker("late-"+stream, c.urls), stream, bodies)
 	}
 }

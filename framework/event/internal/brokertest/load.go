@@ -58,6 +58,18 @@ func (s *signs) keep(stream string, body []byte) {
 	s.see(stream + " stored")
 }
 
+// allStored returns what has been kept so far, by stream. More may come: what is
+// in doubt is sent again.
+func (s *signs) allStored() map[string]map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := map[string]map[string]bool{}
+	for stream, bodies := range s.stored {
+		all[stream] = maps.Clone(bodies)
+	}
+	return all
+}
+
 // await returns when all of what has been seen since then.
 func (s *signs) await(t testing.TB, since time.Time, all ...string) {
 	t.Helper()
