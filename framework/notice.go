@@ -1,10 +1,7 @@
 package framework
 
 import (
-	"context"
-	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 )
 
@@ -22,22 +19,7 @@ type Notice struct {
 
 // OnNotice has fn called with every notice. It is called by whoever logs it: it must not wait, nor log.
 func (s *Service) OnNotice(fn func(Notice)) {
-	s.notices.Tell(func(_ context.Context, reason string, r slog.Record) {
-		fn(Notice{Time: r.Time, Level: r.Level, Reason: reason, Text: sentence(r)})
+	s.notices.Tell(func(reason, text string, r slog.Record) {
+		fn(Notice{Time: r.Time, Level: r.Level, Reason: reason, Text: text})
 	})
-}
-
-// sentence is a record as people read it.
-func sentence(r slog.Record) string {
-	var attrs []string
-	r.Attrs(func(a slog.Attr) bool {
-		if a.Key != "notice" {
-			attrs = append(attrs, fmt.Sprintf("%s=%v", a.Key, a.Value))
-		}
-		return true
-	})
-	if len(attrs) == 0 {
-		return r.Message
-	}
-	return r.Message + " (" + strings.Join(attrs, ", ") + ")"
 }

@@ -95,7 +95,8 @@ type Service struct {
 //
 // Adjust has the variables of the part that may change while it runs: for each the function that has a value,
 // written as in the environment, take effect, and refuses one that is of no use. Empty means the default. It is
-// called once; the functions are called one at a time, at any time: see [Service.Adjust].
+// called at any time, also before Start, and always has the same variables; the functions are called one at a time: see
+// [Service.Adjust].
 //
 //	Drain(ctx context.Context) error
 //

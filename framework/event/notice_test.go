@@ -1,7 +1,6 @@
 package event_test
 
 import (
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -18,14 +17,8 @@ import (
 func notices() (*slog.Logger, <-chan string) {
 	told := make(chan string, 1000)
 	var n logs.Notices
-	n.Tell(func(_ context.Context, reason string, r slog.Record) {
-		var b strings.Builder
-		b.WriteString(reason + " " + r.Level.String())
-		r.Attrs(func(a slog.Attr) bool {
-			b.WriteString(" " + a.String())
-			return true
-		})
-		told <- b.String()
+	n.Tell(func(reason, text string, r slog.Record) {
+		told <- reason + " " + r.Level.String() + " " + text
 	})
 	return logs.New(io.Discard, false, slog.LevelError, &n), told
 }

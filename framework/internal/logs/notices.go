@@ -2,7 +2,9 @@ package logs
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 )
 
@@ -16,11 +18,12 @@ func Notice(reason string) slog.Attr { return slog.String(noticeKey, reason) }
 // Notices hands on the records that are notices. The zero value hands them to nobody.
 type Notices struct {
 	mu   sync.RWMutex
-	told []func(ctx context.Context, reason string, r slog.Record)
+	told []func(reason, text string, r slog.Record)
 }
 
-// Tell has fn called with every notice from now on, by whoever logs it: it must not wait, nor log.
-func (n *Notices) Tell(fn func(ctx context.Context, reason string, r slog.Record)) {
+// Tell has fn called with every notice from now on, by whoever logs it: it must not wait, nor log. The text is what
+// the record says, with its other attributes.
+func (n *Notices) Tell(fn func(reason, text string, r slog.Record)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.told = append(n.told, fn)
@@ -37,21 +40,44 @@ func (h noticed) Enabled(ctx context.Context, level slog.Level) bool {
 }
 
 func (h noticed) Handle(ctx context.Context, r slog.Record) error {
-	r.Attrs(func(a slog.Attr) bool {
-		if a.Key != noticeKey {
-			return true
-		}
+	if reason := reasonOf(r); reason != "" {
+		text := textOf(r)
 		h.notices.mu.RLock()
-		defer h.notices.mu.RUnlock()
 		for _, tell := range h.notices.told {
-			tell(ctx, a.Value.String(), r)
+			tell(reason, text, r)
 		}
-		return false
-	})
+		h.notices.mu.RUnlock()
+	}
 	if !h.Handler.Enabled(ctx, r.Level) {
 		return nil
 	}
 	return h.Handler.Handle(ctx, r)
+}
+
+// reasonOf returns why a record is a notice, empty if it is none.
+func reasonOf(r slog.Record) (reason string) {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == noticeKey {
+			reason = a.Value.String()
+		}
+		return reason == ""
+	})
+	return reason
+}
+
+// textOf is a notice as people read it.
+func textOf(r slog.Record) string {
+	var others []string
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key != noticeKey {
+			others = append(others, fmt.Sprintf("%s=%v", a.Key, a.Value))
+		}
+		return true
+	})
+	if len(others) == 0 {
+		return r.Message
+	}
+	return r.Message + " (" + strings.Join(others, ", ") + ")"
 }
 
 func (h noticed) WithAttrs(attrs []slog.Attr) slog.Handler {
