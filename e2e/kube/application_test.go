@@ -40,11 +40,11 @@ type application struct {
 
 // deployment says what to deploy.
 type deployment struct {
-	overlay    string            // below infra/k8s/overlays
-	components []string          // below infra/k8s/components
-	replicas   int               // of each service; 0 leaves that to the overlay
-	secrets    map[string]string // by name/key, beside those of the overlay
-	patches    string            // more of them, as in a kustomization
+	overlay     string            // below infra/k8s/overlays
+	components  []string          // below infra/k8s/components
+	replicas    int               // of each service; 0 leaves that to the overlay
+	autoscalers bool              // may change that
+	secrets     map[string]string // by name/key, beside those of the overlay
 }
 
 // shared is the application that tests use one after the other.
@@ -173,50 +173,37 @@ func (a *application) kustomization(t *testing.T, d deployment, images map[strin
   - target: {kind: HTTPRoute}
     patch: |
       - {op: add, path: /spec/hostnames, value: [%[1]s]}
-  - target: {kind: Deployment, labelSelector: app.kubernetes.io/component=service}
-    patch: |
-      apiVersion: apps/v1
-      kind: Deployment
-      metadata: {name: every}
-      spec:
-        template:
-          spec:
-            containers:
-              - name: service
-                env:
-                  - {name: EVENT_JOURNAL, value: "true"}
-  - target: {kind: Deployment, name: orders}
-    patch: |
-      apiVersion: apps/v1
-      kind: Deployment
-      metadata: {name: orders}
-      spec:
-        template:
-          spec:
-            containers:
-              - name: service
-                env:
-                  - {name: ORDER_EXPIRATION, value: %[2]s}
-  - target: {kind: Deployment, name: payments}
-    patch: |
-      apiVersion: apps/v1
-      kind: Deployment
-      metadata: {name: payments}
-      spec:
-        template:
-          spec:
-            containers:
-              - name: service
-                env:
-                  - {name: SANDBOX_DELAY, value: 100ms}
-  - target: {kind: HorizontalPodAutoscaler}
+`, a.host())
+	b.WriteString(setVariable("labelSelector: app.kubernetes.io/component=service", "EVENT_JOURNAL", "true"))
+	b.WriteString(setVariable("name: orders", "ORDER_EXPIRATION", expiration.String()))
+	b.WriteString(setVariable("name: payments", "SANDBOX_DELAY", "100ms"))
+	if !d.autoscalers {
+		b.WriteString(`  - target: {kind: HorizontalPodAutoscaler}
     patch: |
       $patch: delete
       apiVersion: autoscaling/v2
       kind: HorizontalPodAutoscaler
       metadata: {name: every}
-%[3]s`, a.host(), expiration, d.patches)
+`)
+	}
 	return b.String()
+}
+
+// setVariable is a patch that sets a variable of those services that the target selects.
+func setVariable(target, name, value string) string {
+	return fmt.Sprintf(`  - target: {kind: Deployment, %s}
+    patch: |
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: {name: every}
+      spec:
+        template:
+          spec:
+            containers:
+              - name: service
+                env:
+                  - {name: %s, value: %q}
+`, target, name, value)
 }
 
 func (a *application) host() string { return a.namespace + ".example.com" }

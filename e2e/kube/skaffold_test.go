@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -91,9 +95,7 @@ func TestSkaffold(t *testing.T) {
 		if t.Failed() {
 			t.Logf("skaffold dev:\n%s", out.String())
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		_ = c.API.CoreV1().Namespaces().Delete(ctx, namespace, meta.DeleteOptions{}) // mostly gone
+		a.deleteNamespace()
 	})
 	out.await(t, "Watching for changes", 15*time.Minute, ended)
 	a.awaitReady(t)
@@ -133,12 +135,97 @@ func TestSkaffold(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Errorf("skaffold dev, interrupted: %v", err)
 	}
-	journey.Eventually(t, "nothing is left", func() error {
-		if _, err := c.API.CoreV1().Namespaces().Get(t.Context(), namespace, meta.GetOptions{}); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("the namespace is there (%w)", err)
+	a.awaitGone(t)
+}
+
+// TestSkaffoldProduction deploys from a commit with `skaffold run -p production`, and removes it with `skaffold delete`. The
+// images are of that commit, have a bill of materials, and do not run as root.
+func TestSkaffoldProduction(t *testing.T) {
+	c := connect(t)
+	if os.Getenv("SKAFFOLD_DEFAULT_REPO") == "" {
+		t.Setenv("SKAFFOLD_DEFAULT_REPO", os.Getenv("KO_DOCKER_REPO"))
+	}
+	dir, namespace := checkout(t)
+	a := &application{Cluster: c, namespace: namespace, dir: dir}
+	defer a.deleteNamespace()
+	run := func(stdin string, command ...string) string {
+		t.Helper()
+		out, err := cluster.Run(t.Context(), dir, stdin, command...)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
+		return out
+	}
+	run("", "git", "init", "-q")
+	run("", "git", "add", ".")
+	run("", "git", "-c", "user.name=Test", "-c", "user.email=test@example.com", "commit", "-q", "-m", "What is deployed")
+	commit := strings.TrimSpace(run("", "git", "rev-parse", "--short", "HEAD"))
+
+	run("", "kubectl", "create", "namespace", namespace)
+	secrets := run("", "go", "run", "./framework/cmd/turnstile", "manifests", "secrets", "infra/k8s/overlays/production")
+	run(secrets, "kubectl", "--namespace", namespace, "create", "-f", "-")
+	begin := time.Now()
+	run("", "skaffold", "run", "-p", "production")
+	a.awaitReady(t)
+	t.Logf("ready %v after `skaffold run` began", time.Since(begin).Round(100*time.Millisecond))
+	a.findIngress(t)
+	journey.Purchase(t, journey.Site{URL: "http://" + a.host(), Address: a.ingress})
+
+	for deployment, image := range a.deployedImages(t) {
+		if !strings.Contains(image, ":"+commit) {
+			t.Errorf("%s runs %s, which does not name the commit %s", deployment, image, commit)
+		}
+		checkImage(t, image)
+	}
+	run("", "skaffold", "delete", "-p", "production")
+	a.awaitGone(t)
+}
+
+// checkImage wants an image to have a user who is not root, and a bill of materials beside it that lists its modules.
+func checkImage(t *testing.T, image string) {
+	t.Helper()
+	ref, err := name.ParseReference(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth := remote.WithAuthFromKeychain(authn.DefaultKeychain)
+	found, err := remote.Image(ref, remote.WithContext(t.Context()), auth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := found.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user := config.Config.User; user == "" || user == "0" || user == "root" {
+		t.Errorf("%s runs as user %q", image, user)
+	}
+	digest, err := found.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The name is cosign's convention for what belongs to an image.
+	bill, err := remote.Image(ref.Context().Tag("sha256-"+digest.Hex+".sbom"), remote.WithContext(t.Context()), auth)
+	if err != nil {
+		t.Errorf("%s has no bill of materials: %v", image, err)
+		return
+	}
+	layers, err := bill.Layers()
+	if err != nil || len(layers) != 1 {
+		t.Fatalf("the bill of materials of %s has %d parts (%v)", image, len(layers), err)
+	}
+	text, err := layers[0].Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer text.Close()
+	var spdx struct {
+		Version  string `json:"spdxVersion"`
+		Packages []struct{ Name string }
+	}
+	if err := json.NewDecoder(text).Decode(&spdx); err != nil || !strings.HasPrefix(spdx.Version, "SPDX-") || len(spdx.Packages) < 10 {
+		t.Errorf("the bill of materials of %s is no SPDX, or lists next to nothing: version %q, %d packages (%v)", image, spdx.Version, len(spdx.Packages), err)
+	}
 }
 
 // TestReproducible builds the same sources in two folders: the images are the same.
@@ -156,6 +243,24 @@ func TestReproducible(t *testing.T) {
 	if digests[0] != digests[1] {
 		t.Errorf("the same sources have become %s and %s", digests[0], digests[1])
 	}
+}
+
+// deleteNamespace removes whatever is left, if anything is.
+func (a *application) deleteNamespace() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_ = a.API.CoreV1().Namespaces().Delete(ctx, a.namespace, meta.DeleteOptions{}) // mostly gone
+}
+
+// awaitGone waits until nothing is left.
+func (a *application) awaitGone(t *testing.T) {
+	t.Helper()
+	journey.Eventually(t, "nothing is left", func() error {
+		if _, err := a.API.CoreV1().Namespaces().Get(t.Context(), a.namespace, meta.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the namespace is there (%w)", err)
+		}
+		return nil
+	})
 }
 
 // edit changes what follows a text in a file, up to the next quote.
