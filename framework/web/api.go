@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"maps"
 	"net/http"
 	"reflect"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -32,6 +29,7 @@ func newAPI(s *Server, e *echo.Echo) *api {
 	config := huma.Config{OpenAPI: &huma.OpenAPI{
 		OpenAPI: "3.1.0",
 		Info:    &huma.Info{Title: strings.ToUpper(s.name[:1]) + s.name[1:], Version: "1"},
+		Servers: []*huma.Server{{URL: "/", Description: "Where this document comes from"}},
 	}}
 	config.AllowAdditionalPropertiesByDefault = true
 	a := &api{API: humaecho.New(e, config), server: s, bodies: map[string]reflect.Type{}}
@@ -141,92 +139,6 @@ var useProblems = sync.OnceFunc(func() {
 		return newProblem(status, msg, fieldsOf(details)...)
 	}
 })
-
-// DocumentOperation is called by huma.Register once for every operation.
-func (a *api) DocumentOperation(op *huma.Operation) {
-	s := a.server
-	errors := []int{http.StatusTooManyRequests}
-	if len(op.Security) > 0 {
-		if s.auth == nil {
-			panic("web: operation " + op.OperationID + " requires a session: call Authenticate before registering it")
-		}
-		errors = append(errors, http.StatusUnauthorized)
-	}
-	if op.RequestBody != nil {
-		a.bodies[key(op)] = a.bodyType(op)
-		op.SkipValidateBody = true
-		op.MaxBodyBytes = -1 // limited before
-		op.BodyReadTimeout = 0
-		errors = append(errors, http.StatusBadRequest, http.StatusRequestEntityTooLarge,
-			http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity)
-	} else if slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.In == "query" }) {
-		errors = append(errors, http.StatusUnprocessableEntity)
-	}
-	for _, status := range append(errors, op.Errors...) {
-		a.documentProblem(op, strconv.Itoa(status), http.StatusText(status))
-	}
-	a.documentProblem(op, "default", "Any other error")
-	s.operations = append(s.operations, operation{
-		Method: op.Method, Path: op.Path, ID: op.OperationID, Summary: op.Summary, Session: len(op.Security) > 0,
-	})
-	if !op.Hidden {
-		a.OpenAPI().AddOperation(op)
-	}
-}
-
-func key(op *huma.Operation) string { return op.Method + " " + op.Path }
-
-func (a *api) documentProblem(op *huma.Operation, status, description string) {
-	op.Responses[status] = &huma.Response{
-		Description: description,
-		Content:     map[string]*huma.MediaType{"application/problem+json": {Schema: a.problem}},
-	}
-}
-
-func (a *api) bodyType(op *huma.Operation) reflect.Type {
-	if media := op.RequestBody.Content["application/json"]; media != nil && media.Schema != nil && media.Schema.Ref != "" {
-		if t := a.OpenAPI().Components.Schemas.TypeFromRef(media.Schema.Ref); t != nil && t.Kind() == reflect.Struct {
-			return t
-		}
-	}
-	panic("web: operation " + op.OperationID + ": its Body must be a struct")
-}
-
-// finish makes the document say what Huma cannot know: that its own error types are not used, and that no list is null.
-func (a *api) finish() {
-	api := a.OpenAPI()
-	schemas := api.Components.Schemas.Map()
-	maps.DeleteFunc(schemas, func(name string, _ *huma.Schema) bool {
-		return name == "ErrorModel" || name == "ErrorDetail"
-	})
-	for _, schema := range schemas {
-		for _, property := range schema.Properties {
-			neverNull(property)
-		}
-	}
-	for _, item := range api.Paths {
-		for _, op := range operationsOf(item) {
-			for _, response := range op.Responses {
-				for _, media := range response.Content {
-					neverNull(media.Schema)
-				}
-			}
-		}
-	}
-}
-
-func neverNull(s *huma.Schema) {
-	if s != nil && s.Type == huma.TypeArray {
-		s.Nullable = false
-		neverNull(s.Items)
-	}
-}
-
-// operationsOf lists the operations of one path.
-func operationsOf(item *huma.PathItem) []*huma.Operation {
-	return slices.DeleteFunc([]*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete},
-		func(op *huma.Operation) bool { return op == nil })
-}
 
 // Authenticator tells a Server who calls. Package session has the one that services use.
 type Authenticator interface {

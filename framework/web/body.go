@@ -30,11 +30,10 @@ var encoding = json.JoinOptions(
 // readBody returns r's body, which must be JSON of at most limit bytes.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *Problem) {
 	if !isJSON(r.Header) {
-		return nil, newProblem(http.StatusUnsupportedMediaType, "Content-Type must be application/json")
+		return nil, notJSON()
 	}
-	tooLarge := newProblem(http.StatusRequestEntityTooLarge, "The body is too large")
 	if r.ContentLength > limit {
-		return nil, tooLarge
+		return nil, tooLarge()
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var over *http.MaxBytesError
@@ -43,12 +42,24 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *Pro
 	case err == nil:
 		return body, nil
 	case errors.As(err, &over):
-		return nil, tooLarge
+		return nil, tooLarge()
 	case errors.As(err, &network) && network.Timeout():
-		return nil, newProblem(http.StatusRequestTimeout, "The body did not arrive in time")
+		return nil, tooSlow()
 	default:
 		return nil, newProblem(http.StatusBadRequest, "The body could not be read")
 	}
+}
+
+func notJSON() *Problem {
+	return newProblem(http.StatusUnsupportedMediaType, "Content-Type must be application/json")
+}
+
+func tooLarge() *Problem {
+	return newProblem(http.StatusRequestEntityTooLarge, "The body is too large")
+}
+
+func tooSlow() *Problem {
+	return newProblem(http.StatusRequestTimeout, "The body did not arrive in time")
 }
 
 func isJSON(h http.Header) bool {

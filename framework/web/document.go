@@ -1,157 +1,257 @@
 package web
 
 import (
-	"bytes"
 	"cmp"
-	_ "embed"
+	"context"
 	"encoding/json"
-	"html/template"
+	"errors"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/labstack/echo/v4"
 )
 
-// serveDocument serves the OpenAPI document, and a page for people made from it. Both are rendered at the first request,
-// when every operation has been registered.
-func (s *Server) serveDocument(e *echo.Echo) {
-	finish := sync.OnceFunc(s.api.finish)
-	document := sync.OnceValues(func() ([]byte, error) {
-		finish()
-		return json.Marshal(s.api.OpenAPI()) // Huma's types are written for encoding/json
-	})
-	page := sync.OnceValues(func() ([]byte, error) {
-		t, err := template.New("docs").Parse(docsHTML)
-		if err != nil {
-			return nil, err
-		}
-		finish()
-		var b bytes.Buffer
-		err = t.Execute(&b, docsOf(s.name, s.api.OpenAPI()))
-		return b.Bytes(), err
-	})
-	for path, content := range map[string]struct {
-		media string
-		body  func() ([]byte, error)
-	}{
-		"openapi.json": {"application/json", document},
-		"docs":         {"text/html; charset=utf-8", page},
-	} {
-		e.GET("/api/"+s.name+"/"+path, func(c echo.Context) error {
-			body, err := content.body()
-			if err != nil {
-				return err
-			}
-			h := c.Response().Header()
-			h.Set("Cache-Control", "no-cache")
-			h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-			return c.Blob(http.StatusOK, content.media, body)
-		})
+const problemType = "application/problem+json"
+
+// Problems documents errors that an operation answers with, for its Responses: each is an example, and several may have one
+// status. Those that every operation has, or every one with a session or a body, need not be named.
+//
+//	Responses: web.Problems(web.NotFound("Ticket not found"), web.Forbidden("This ticket is somebody else's")),
+func Problems(problems ...*Problem) map[string]*huma.Response {
+	responses := map[string]*huma.Response{}
+	for _, p := range problems {
+		addProblem(responses, p)
 	}
+	return responses
 }
 
-//go:embed docs.html
-var docsHTML string
-
-type docs struct {
-	Title, Document string
-	Operations      []docsOperation
-	Schemas         []docsSchema
+// addProblem adds an example of an error to what an operation answers.
+func addProblem(responses map[string]*huma.Response, p *Problem) {
+	status := strconv.Itoa(p.Status)
+	r := responses[status]
+	if r == nil || r.Content[problemType] == nil {
+		r = &huma.Response{Headers: map[string]*huma.Param{}, Content: map[string]*huma.MediaType{
+			problemType: {Examples: map[string]*huma.Example{}},
+		}}
+		responses[status] = r
+	}
+	for name := range p.header {
+		r.Headers[name] = &huma.Param{Example: p.header.Get(name)}
+	}
+	messages := make([]string, len(p.Errors))
+	for i, f := range p.Errors {
+		messages[i] = f.Message
+	}
+	summary := strings.Join(messages, "; ")
+	r.Content[problemType].Examples[slug(summary)] = &huma.Example{Summary: summary, Value: p}
 }
 
-type docsOperation struct {
-	ID, Method, Path, Summary, Description string
-	Session                                bool
-	Params                                 []*huma.Param
-	Body                                   template.HTML
-	Responses                              []docsResponse
+// slug is a name made of the words of a text.
+func slug(text string) string {
+	words := strings.FieldsFunc(strings.ToLower(text), func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9')
+	})
+	return strings.Join(words, "-")
 }
 
-type docsResponse struct {
-	Status, Description string
-	Body                template.HTML
-}
-
-type docsSchema struct {
-	Name    string
-	Members []docsMember
-}
-
-type docsMember struct {
-	Name, Doc string
-	Type      template.HTML
-	Required  bool
-}
-
-func docsOf(name string, api *huma.OpenAPI) docs {
-	d := docs{Title: api.Info.Title, Document: "/api/" + name + "/openapi.json"}
-	for path, item := range api.Paths {
-		for _, op := range operationsOf(item) {
-			o := docsOperation{
-				ID: op.OperationID, Method: op.Method, Path: path, Summary: op.Summary, Description: op.Description,
-				Session: len(op.Security) > 0, Params: op.Parameters,
-			}
-			if op.RequestBody != nil {
-				o.Body = mediaType(op.RequestBody.Content)
-			}
-			for _, status := range slices.Sorted(maps.Keys(op.Responses)) {
-				r := op.Responses[status]
-				o.Responses = append(o.Responses, docsResponse{status, r.Description, mediaType(r.Content)})
-			}
-			d.Operations = append(d.Operations, o)
+// DocumentOperation is called by huma.Register once for every operation: it notes what admit has to know of it, and
+// documents what the shared rules make of it.
+func (a *api) DocumentOperation(op *huma.Operation) {
+	s := a.server
+	if len(op.Security) > 0 && s.auth == nil {
+		panic("web: operation " + op.OperationID + " requires a session: call Authenticate before registering it")
+	}
+	if op.RequestBody != nil {
+		a.bodies[key(op)] = a.bodyType(op)
+		op.SkipValidateBody = true
+		op.MaxBodyBytes = -1 // limited before
+		op.BodyReadTimeout = 0
+	}
+	s.operations = append(s.operations, operation{
+		Method: op.Method, Path: op.Path, ID: op.OperationID, Summary: op.Summary, Session: len(op.Security) > 0,
+	})
+	if op.Hidden {
+		return
+	}
+	if len(op.Tags) == 0 {
+		op.Tags = []string{s.name}
+	}
+	// Huma has described its own error type: what remains of it are the statuses.
+	statuses := op.Errors
+	maps.DeleteFunc(op.Responses, func(status string, r *huma.Response) bool {
+		media := r.Content[problemType]
+		return (status == "default" || status >= "400") && (media == nil || media.Examples == nil)
+	})
+	for _, p := range a.problemsOf(op) {
+		addProblem(op.Responses, p)
+	}
+	for _, status := range statuses {
+		if op.Responses[strconv.Itoa(status)] == nil {
+			addProblem(op.Responses, newProblem(status, ""))
 		}
 	}
-	order := []string{"GET", "POST", "PUT", "PATCH", "DELETE"}
-	slices.SortFunc(d.Operations, func(a, b docsOperation) int {
-		return cmp.Or(strings.Compare(a.Path, b.Path), slices.Index(order, a.Method)-slices.Index(order, b.Method))
-	})
+	op.Responses["default"] = &huma.Response{
+		Description: "Any other error", Content: map[string]*huma.MediaType{problemType: {Schema: a.problem}},
+	}
+	a.OpenAPI().AddOperation(op)
+}
+
+func key(op *huma.Operation) string { return op.Method + " " + op.Path }
+
+func (a *api) bodyType(op *huma.Operation) reflect.Type {
+	if media := op.RequestBody.Content["application/json"]; media != nil && media.Schema != nil && media.Schema.Ref != "" {
+		if t := a.OpenAPI().Components.Schemas.TypeFromRef(media.Schema.Ref); t != nil && t.Kind() == reflect.Struct {
+			return t
+		}
+	}
+	panic("web: operation " + op.OperationID + ": its Body must be a struct")
+}
+
+// problemsOf lists, as they are answered, the errors that the shared rules make possible for an operation.
+func (a *api) problemsOf(op *huma.Operation) []*Problem {
+	auth := a.server.auth
+	internal := newProblem(http.StatusInternalServerError, "Something went wrong")
+	internal.TraceID = "4bf92f3577b34da6a3ce929d0e0e4736"
+	problems := []*Problem{slowDown(1), internal, away()}
+	if len(op.Security) > 0 {
+		var refused *Problem
+		if errors.As(auth.Require(context.Background()), &refused) {
+			problems = append(problems, refused)
+		}
+	}
+	if auth != nil && op.Method != http.MethodGet {
+		problems = append(problems, OtherOrigin())
+	}
+	if t, ok := a.bodies[key(op)]; ok {
+		problems = append(problems, checkBody([]byte("{"), t), tooSlow(), tooLarge(), notJSON(),
+			cmp.Or(checkBody([]byte("{}"), t), checkBody(nil, t)))
+	}
+	for _, p := range op.Parameters {
+		if p.In == "query" {
+			field := Field{Name: p.Name, Message: invalidQuery}
+			if p.Name == "cursor" {
+				field.Message = p.Name + ": " + badCursor
+			}
+			problems = append(problems, Invalid(field))
+		}
+	}
+	return problems
+}
+
+// document returns the OpenAPI document, complete: it says what Huma cannot know. It is called once, when every operation
+// has been registered.
+func (a *api) document() ([]byte, error) {
+	api := a.OpenAPI()
+	api.Info.Description = strings.TrimSpace(api.Info.Description + "\n\n" + rules)
 	schemas := api.Components.Schemas.Map()
-	for _, name := range slices.Sorted(maps.Keys(schemas)) {
-		s := docsSchema{Name: name}
-		for _, member := range slices.Sorted(maps.Keys(schemas[name].Properties)) {
-			property := schemas[name].Properties[member]
-			s.Members = append(s.Members, docsMember{
-				Name: member, Doc: property.Description, Type: typeName(property),
-				Required: slices.Contains(schemas[name].Required, member),
-			})
+	maps.DeleteFunc(schemas, func(name string, _ *huma.Schema) bool {
+		return name == "ErrorModel" || name == "ErrorDetail"
+	})
+	for _, schema := range schemas {
+		for _, property := range schema.Properties {
+			neverNull(property)
 		}
-		d.Schemas = append(d.Schemas, s)
 	}
-	return d
+	var tags []string
+	for _, item := range api.Paths {
+		for _, op := range operationsOf(item) {
+			tags = append(tags, op.Tags...)
+			a.complete(op)
+		}
+	}
+	slices.Sort(tags)
+	for _, tag := range slices.Compact(tags) {
+		if !slices.ContainsFunc(api.Tags, func(t *huma.Tag) bool { return t.Name == tag }) {
+			api.Tags = append(api.Tags, &huma.Tag{Name: tag})
+		}
+	}
+	return json.Marshal(api) // Huma's types are written for encoding/json
 }
 
-func mediaType(content map[string]*huma.MediaType) template.HTML {
-	for _, name := range slices.Sorted(maps.Keys(content)) {
-		if schema := content[name].Schema; schema != nil {
-			return typeName(schema)
+// complete adds to an operation's description what is known when all schemas are: examples above all.
+func (a *api) complete(op *huma.Operation) {
+	if op.RequestBody != nil {
+		op.RequestBody.Required = true
+		a.addExamples(op.RequestBody.Content)
+	}
+	for _, p := range op.Parameters {
+		p.Example = cmp.Or(p.Example, a.exampleOf(p.Schema))
+	}
+	for status, r := range op.Responses {
+		for name, h := range r.Headers {
+			describeHeader(name, h)
+		}
+		if media := r.Content[problemType]; media != nil && media.Examples != nil {
+			media.Schema = a.problem
+			var all []string
+			for _, name := range slices.Sorted(maps.Keys(media.Examples)) {
+				example := *media.Examples[name]
+				if p, ok := example.Value.(*Problem); ok {
+					answered := *p
+					answered.Instance = examplePath(op)
+					example.Value = answered
+					media.Examples[name] = &example
+				}
+				all = append(all, example.Summary)
+			}
+			r.Description = cmp.Or(r.Description, strings.Join(all, ". Or: "))
+			continue
+		}
+		if status != "default" {
+			a.addExamples(r.Content)
+		}
+		for _, media := range r.Content {
+			neverNull(media.Schema)
 		}
 	}
-	return ""
 }
 
-// typeName names a schema, with a link where it is described on the same page.
-func typeName(s *huma.Schema) template.HTML {
-	switch {
-	case s == nil:
-		return "anything"
-	case s.Ref != "":
-		name := template.HTMLEscapeString(s.Ref[strings.LastIndexByte(s.Ref, '/')+1:])
-		return template.HTML(`<a href="#` + name + `">` + name + `</a>`) //nolint:gosec // escaped above
-	case len(s.AnyOf)+len(s.OneOf) > 0:
-		var names []string
-		for _, choice := range slices.Concat(s.AnyOf, s.OneOf) {
-			names = append(names, string(typeName(choice)))
-		}
-		return template.HTML(strings.Join(names, " or ")) //nolint:gosec // each is escaped
-	case s.Type == huma.TypeArray:
-		return "list of " + typeName(s.Items)
-	case s.Format != "":
-		return template.HTML(template.HTMLEscapeString(s.Type + " (" + s.Format + ")")) //nolint:gosec // escaped
-	default:
-		return template.HTML(template.HTMLEscapeString(cmp.Or(s.Type, "anything"))) //nolint:gosec // escaped
+// describeHeader says what the headers are for that HTTP gives a meaning.
+func describeHeader(name string, h *huma.Param) {
+	known := map[string]struct{ description, example string }{
+		"Allow":       {"The methods that there are at this address", "GET, HEAD, OPTIONS"},
+		"Etag":        {"The version of what is answered, for If-Match and If-None-Match", `"0"`},
+		"Link":        {`Where the next page is (rel="next"); absent on the last one`, ""},
+		"Location":    {"The address of what was created", ""},
+		"Retry-After": {"After how many seconds it is worth another try", ""},
+		"Set-Cookie":  {"The session: a cookie that pages cannot read, and that other sites cannot use", ""},
+	}[http.CanonicalHeaderKey(name)]
+	h.Description = cmp.Or(h.Description, known.description)
+	if h.Schema == nil {
+		h.Schema = &huma.Schema{Type: huma.TypeString}
+	} else {
+		h.Description = cmp.Or(h.Schema.Description, h.Description)
+	}
+	if len(h.Schema.Examples) > 0 {
+		h.Example = cmp.Or(h.Example, h.Schema.Examples[0])
+	} else if h.Example == nil && known.example != "" {
+		h.Example = known.example
 	}
 }
+
+func neverNull(s *huma.Schema) {
+	if s != nil && s.Type == huma.TypeArray {
+		s.Nullable = false
+		neverNull(s.Items)
+	}
+}
+
+// operationsOf lists the operations of one path.
+func operationsOf(item *huma.PathItem) []*huma.Operation {
+	return slices.DeleteFunc([]*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete},
+		func(op *huma.Operation) bool { return op == nil })
+}
+
+// rules is what holds for every operation of every API, in Markdown.
+const rules = `Bodies are JSON, with times in UTC (RFC 3339, milliseconds) and opaque ids. Members that are not known are ignored on
+both sides: more may come with time.
+
+Every error is a problem (RFC 9457, ` + "`application/problem+json`" + `) with at least one entry in ` + "`errors`" + `, for people to read;
+` + "`field`" + ` names the member of the request that is to blame, if there is one. Beside the errors that operations list there
+are 404 where there is nothing, and 405 with ` + "`Allow`" + ` for a method that an address does not have.
+
+Collections are plain arrays. The next page is where the header ` + "`Link`" + ` with ` + "`rel=\"next\"`" + ` says.`

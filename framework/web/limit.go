@@ -129,12 +129,16 @@ func networkOf(client netip.Addr) netip.Prefix {
 	return network
 }
 
+func slowDown(wait time.Duration) *Problem {
+	return tooMany("There are too many requests from this address, please slow down", wait)
+}
+
 // limit refuses requests of clients that make too many, before anything is done for them.
 func (s *Server) limit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if wait := s.limits.admit(ClientFrom(r.Context()).Addr, time.Now()); wait > 0 {
 			s.limits.refused.Add(context.WithoutCancel(r.Context()), 1)
-			WriteProblem(w, r, tooMany("There are too many requests from this address, please slow down", wait))
+			WriteProblem(w, r, slowDown(wait))
 			return
 		}
 		next.ServeHTTP(w, r)

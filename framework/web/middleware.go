@@ -150,7 +150,7 @@ func (s *Server) recovered(w *recorder, r *http.Request, v any) bool {
 		return true
 	}
 	ctx := r.Context()
-	p := s.unforeseen(ctx)
+	p := unforeseen(ctx)
 	s.log.LogAttrs(ctx, slog.LevelError, "request panicked", slog.String("panic", fmt.Sprint(v)),
 		slog.String("incident", p.TraceID), slog.String("stack", string(debug.Stack())))
 	if w.status != 0 {
@@ -187,7 +187,7 @@ func (s *Server) normalize(next http.Handler) http.Handler {
 		for name, values := range r.URL.Query() {
 			for _, v := range values {
 				if !storable(v) {
-					WriteProblem(w, r, Invalid(Field{Name: strings.ToValidUTF8(name, "�"), Message: "The query is not valid text"}))
+					WriteProblem(w, r, Invalid(Field{Name: strings.ToValidUTF8(name, "�"), Message: invalidQuery}))
 					return
 				}
 			}
@@ -209,6 +209,8 @@ func (s *Server) normalize(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
+
+const invalidQuery = "The query is not valid text"
 
 func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 

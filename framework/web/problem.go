@@ -79,6 +79,9 @@ func Conflict(msg string) *Problem { return newProblem(http.StatusConflict, msg)
 // Forbidden is 403: the thing belongs to somebody else.
 func Forbidden(msg string) *Problem { return newProblem(http.StatusForbidden, msg) }
 
+// OtherOrigin is 403: a page of another origin made the browser ask, which added the caller's cookie by itself.
+func OtherOrigin() *Problem { return Forbidden("Requests from other origins are refused") }
+
 // Unauthorized is 401: the caller has no valid session, or gave wrong credentials.
 func Unauthorized(msg string) *Problem { return newProblem(http.StatusUnauthorized, msg) }
 
@@ -128,15 +131,19 @@ func (s *Server) problem(ctx context.Context, err error) *Problem {
 		return newProblem(statusGone, "The caller went away")
 	case database.Away(err), database.Retryable(err), errors.Is(err, context.DeadlineExceeded), ctx.Err() != nil:
 		s.log.LogAttrs(ctx, slog.LevelWarn, "a dependency is away", slog.Any("error", err))
-		return Unavailable("The service is briefly unavailable, please try again", time.Second)
+		return away()
 	}
-	p = s.unforeseen(ctx)
+	p = unforeseen(ctx)
 	s.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.Any("error", err), slog.String("incident", p.TraceID))
 	return p
 }
 
+func away() *Problem {
+	return Unavailable("The service is briefly unavailable, please try again", time.Second)
+}
+
 // unforeseen is 500 with the id under which the log has the rest.
-func (s *Server) unforeseen(ctx context.Context) *Problem {
+func unforeseen(ctx context.Context) *Problem {
 	p := newProblem(http.StatusInternalServerError, "Something went wrong")
 	p.TraceID = traceID(ctx)
 	return p

@@ -34,6 +34,7 @@ type Server struct {
 	router     http.Handler
 	draining   atomic.Bool // answers close their connections
 	limits     *limiter
+	document   func() ([]byte, error) // the OpenAPI document, made once
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -67,6 +68,7 @@ func NewServer(name string, cfg Config, log *slog.Logger, tracer trace.TracerPro
 	e.HTTPErrorHandler = s.routeError
 	e.Use(route)
 	s.api = newAPI(s, e)
+	s.document = sync.OnceValues(s.api.document)
 	s.serveDocument(e)
 	s.router = e
 	s.handler = otelhttp.NewHandler(s.observe(s.limit(s.normalize(http.HandlerFunc(s.identify)))), name,
@@ -127,8 +129,11 @@ func (s *Server) Ready() map[string]error {
 	return map[string]error{"http": nil}
 }
 
-// Describe lists the operations under "operations".
-func (s *Server) Describe() map[string]any { return map[string]any{"operations": s.operations} }
+// Describe lists the operations under "operations", and has the whole OpenAPI document under "openapi".
+func (s *Server) Describe() map[string]any {
+	_, _ = s.document() // an error comes back when the description is written
+	return map[string]any{"operations": s.operations, "openapi": s.api.OpenAPI()}
+}
 
 // Run serves until ctx ends, then refuses new connections, closes those on which nothing is said, and waits, for at most
 // the drain timeout, for the requests in flight. It fails when serving fails or requests had to be cut off.

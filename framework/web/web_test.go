@@ -601,12 +601,12 @@ func TestDocument(t *testing.T) {
 	if docs.StatusCode != 200 || !strings.HasPrefix(docs.Header.Get("Content-Type"), "text/html") {
 		t.Fatalf("docs: %d %v", docs.StatusCode, docs.Header)
 	}
-	for _, want := range []string{"Make a hat", "/api/hats/{id}", "create-hat", "Needs a session", `href="#Problem"`} {
+	for _, want := range []string{"Make a hat", "/api/hats/{id}", "create-hat", "needs a session", `href="#Problem"`} {
 		if !strings.Contains(docs.body, want) {
 			t.Errorf("the page lacks %q", want)
 		}
 	}
-	for _, foreign := range []string{"http://", "https://", "<script", "ZgotmplZ"} {
+	for _, foreign := range []string{`="http`, "src=", "url(", "@import", "style=", "<script", "ZgotmplZ", "(MISSING)"} {
 		if strings.Contains(docs.body, foreign) {
 			t.Errorf("the page has %q", foreign)
 		}
@@ -614,12 +614,18 @@ func TestDocument(t *testing.T) {
 }
 
 func TestDescribe(t *testing.T) {
-	data, err := json.Marshal(newHats(t, web.Config{}).Describe())
-	want := `{"operations":[` +
+	h := newHats(t, web.Config{})
+	description := h.Describe()
+	document, err := json.Marshal(description["openapi"])
+	if a := h.do(t, httptest.NewRequest(http.MethodGet, "/api/hats/openapi.json", nil)); err != nil || a.body != string(document) {
+		t.Errorf("the description has another document than is served: %v\n%s", err, document)
+	}
+	data, err := json.Marshal(description["operations"])
+	want := `[` +
 		`{"method":"POST","path":"/api/hats","id":"create-hat","summary":"Make a hat","session":false},` +
 		`{"method":"PUT","path":"/api/hats/{id}","id":"replace-hat","summary":"Change a hat","session":true},` +
 		`{"method":"GET","path":"/api/hats","id":"list-hats","session":false},` +
-		`{"method":"POST","path":"/api/hats/{id}/failures","id":"fail","session":false}]}`
+		`{"method":"POST","path":"/api/hats/{id}/failures","id":"fail","session":false}]`
 	if err != nil || string(data) != want {
 		t.Errorf("got  %s (%v)\nwant %s", data, err, want)
 	}

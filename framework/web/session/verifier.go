@@ -131,7 +131,7 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, byCookie := tokenOf(r); byCookie {
 			if err := v.origins.Check(r); err != nil {
-				web.WriteProblem(w, r, web.Forbidden("Requests from other origins are refused"))
+				web.WriteProblem(w, r, web.OtherOrigin())
 				return
 			}
 		}
