@@ -19,3 +19,14 @@ type Captured struct {
 func (e Captured) Meta() event.Meta {
 	return event.Meta{Stream: Stream, Type: "payment.captured", Key: e.ID}
 }
+
+// Refunded says that money that was taken for an order has gone back, all of it.
+type Refunded struct {
+	ID      string `json:"id"`
+	OrderID string `json:"orderId"`
+}
+
+// Meta implements event.Event.
+func (e Refunded) Meta() event.Meta {
+	return event.Meta{Stream: Stream, Type: "payment.refunded", Key: e.ID}
+}

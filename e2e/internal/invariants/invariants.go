@@ -134,6 +134,13 @@ func (b *books) checkMoney(r *Report) {
 		if p.charge != "" {
 			charged[p.charge] = id
 		}
+		switch {
+		case p.refund == "due":
+			r.add(Unsettled, "payments", id, "the money of payment %s of order %s is to go back, and has not", id, p.order)
+		case b.refunds[p.charge] != (p.refund == "done"):
+			r.add(Divergent, "payments", id, "payment %s of order %s says %q of its refund, and that the provider has given the money back is %t",
+				id, p.order, p.refund, b.refunds[p.charge])
+		}
 		o := b.orders[p.order]
 		switch {
 		case p.status == "pending":
@@ -144,14 +151,14 @@ func (b *books) checkMoney(r *Report) {
 			r.add(Divergent, "payments", id, "payment %s took %d for order %s of %d", id, p.amount, p.order, o.price)
 		}
 		switch {
-		case o.payment == id && b.refused[id]:
-			r.add(Divergent, "payments", id, "payment %s completed order %s, and was refused", id, p.order)
+		case o.payment == id && (b.refused[id] || p.refund != ""):
+			r.add(Divergent, "payments", id, "payment %s completed order %s, and was refused or given back", id, p.order)
 		case o.payment == id && o.status != "complete":
 			r.add(Divergent, "orders", p.order, "order %s is paid by %s, and %s", p.order, id, o.status)
-		case o.payment != id && !b.goesBack(id):
-			r.add(Unsettled, "payments", id, "payment %s was captured, and order %s (%s) was neither completed by it nor refused it", id, p.order, o.status)
+		case o.payment != id && p.refund == "":
+			r.add(Unsettled, "payments", id, "payment %s was captured, and order %s (%s) was not completed by it; its refund is not asked for", id, p.order, o.status)
 		}
-		if b.goesBack(id) {
+		if p.refund == "done" {
 			continue
 		}
 		if other, twice := kept[p.order]; twice {
@@ -171,11 +178,6 @@ func (b *books) checkMoney(r *Report) {
 		}
 	}
 }
-
-// goesBack reports whether the money of a captured payment does not stay with us. Refunds are not there yet: that
-// orders has refused a payment, and so asked for its refund, counts as if it had gone back. Once payments refunds, its
-// status has to be refunded instead.
-func (b *books) goesBack(payment string) bool { return b.refused[payment] }
 
 // compare adds how two services' views of the same things differ.
 func compare[V comparable](r *Report, stream, what string, source, replica map[string]V) {
@@ -246,6 +248,7 @@ type books struct {
 
 	payments map[string]payment
 	charges  map[string]string // the orders of the provider's charges, by the charge's id
+	refunds  map[string]bool   // the charges whose money the provider has given back
 }
 
 type (
@@ -267,8 +270,8 @@ type (
 		ticket, payment string
 	}
 	payment struct {
-		order, status, charge string
-		amount                int64
+		order, status, charge, refund string
+		amount                        int64
 	}
 )
 
@@ -276,7 +279,7 @@ func read(ctx context.Context, app Application) (*books, error) {
 	b := &books{
 		offered: map[string]ticket{}, known: map[string]ticket{}, held: map[string]holding{},
 		orders: map[string]placedOrder{}, payable: map[string]order{}, refused: map[string]bool{},
-		payments: map[string]payment{}, charges: map[string]string{},
+		payments: map[string]payment{}, charges: map[string]string{}, refunds: map[string]bool{},
 	}
 	if err := b.readTickets(ctx, app.Tickets); err != nil {
 		return nil, fmt.Errorf("read the database of tickets: %w", err)
@@ -358,16 +361,19 @@ func (b *books) readPayments(ctx context.Context, db Querier) error {
 	if err != nil {
 		return err
 	}
-	err = rows(ctx, db, `SELECT id, order_id, status, amount, charge_id FROM payments`, func(scan scanner) error {
+	err = rows(ctx, db, `SELECT id, order_id, status, amount, charge_id, refund FROM payments`, func(scan scanner) error {
 		var id string
 		var p payment
-		if err := scan(&id, &p.order, &p.status, &p.amount, &p.charge); err != nil {
+		if err := scan(&id, &p.order, &p.status, &p.amount, &p.charge, &p.refund); err != nil {
 			return err
 		}
 		b.payments[id] = p
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if b.refunds, err = ids(ctx, db, `SELECT charge_id FROM sandbox_refunds`); err != nil {
 		return err
 	}
 	return rows(ctx, db, `SELECT id, order_id FROM sandbox_charges WHERE declined = ''`, func(scan scanner) error {

@@ -2,6 +2,7 @@ package invariants_test
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,8 +42,8 @@ var market = map[string]string{
 		INSERT INTO orders VALUES ('o2', 'u2', 200, 'complete', 1699999999000000, 1);
 		INSERT INTO orders VALUES ('o3', 'u2', 300, 'cancelled', 1699999999000000, 1);
 		INSERT INTO orders VALUES ('o4', 'u2', 400, 'created', 1700000010000000, 0);
-		INSERT INTO payments VALUES ('p1', 'o2', 'u2', 200, 'usd', 'declined', '', '', 'no funds');
-		INSERT INTO payments VALUES ('p2', 'o2', 'u2', 200, 'usd', 'captured', '', 'c2', '');
+		INSERT INTO payments (id, order_id, user_id, amount, currency, status, token, charge_id, reason) VALUES ('p1', 'o2', 'u2', 200, 'usd', 'declined', '', '', 'no funds');
+		INSERT INTO payments (id, order_id, user_id, amount, currency, status, token, charge_id, reason) VALUES ('p2', 'o2', 'u2', 200, 'usd', 'captured', '', 'c2', '');
 		INSERT INTO sandbox_charges VALUES ('k1', 'c1', 200, 'usd', 'bad', 'o2', 'no funds', 0);
 		INSERT INTO sandbox_charges VALUES ('k2', 'c2', 200, 'usd', 'good', 'o2', '', 0)`,
 }
@@ -50,8 +51,10 @@ var market = map[string]string{
 // refusedPayment is a payment that came when its order was cancelled already.
 var refusedPayment = map[string]string{
 	"payments": `
-		INSERT INTO payments VALUES ('p3', 'o3', 'u2', 300, 'usd', 'captured', '', 'c3', '');
-		INSERT INTO sandbox_charges VALUES ('k3', 'c3', 300, 'usd', 'good', 'o3', '', 0)`,
+		INSERT INTO payments (id, order_id, user_id, amount, currency, status, token, charge_id, reason) VALUES ('p3', 'o3', 'u2', 300, 'usd', 'captured', '', 'c3', '');
+		UPDATE payments SET refund = 'done' WHERE id = 'p3';
+		INSERT INTO sandbox_charges VALUES ('k3', 'c3', 300, 'usd', 'good', 'o3', '', 0);
+		INSERT INTO sandbox_refunds VALUES ('c3', 'k3', 0)`,
 	"orders": `
 		INSERT INTO event_outbox (stream, key, seq, event_id, type, body, at)
 		VALUES ('orders', 'o3', 3, 'e', 'order.payment_refused', '{"data": {"id": "o3", "paymentId": "p3"}}', 0)`,
@@ -68,8 +71,29 @@ func TestCheck(t *testing.T) {
 		{name: "nothing"},
 		{name: "refused payment", change: refusedPayment},
 		{
-			name: "refused payment that nobody refused", change: map[string]string{"payments": refusedPayment["payments"]},
+			name: "refused payment that nobody refunds", change: with(refusedPayment, "payments", `
+				UPDATE payments SET refund = ''; DELETE FROM sandbox_refunds`),
 			kinds: []invariants.Kind{invariants.Unsettled}, says: "payment p3 was captured, and order o3 (cancelled)",
+		},
+		{
+			name: "refund that is not made", change: with(refusedPayment, "payments", `
+				UPDATE payments SET refund = 'due' WHERE id = 'p3'; DELETE FROM sandbox_refunds`),
+			kinds: []invariants.Kind{invariants.Unsettled}, says: "the money of payment p3 of order o3 is to go back, and has not",
+		},
+		{
+			name: "refund that the provider does not know", change: with(refusedPayment, "payments", `DELETE FROM sandbox_refunds`),
+			kinds: []invariants.Kind{invariants.Divergent}, says: `payment p3 of order o3 says "done" of its refund`,
+		},
+		{
+			name:   "refund of what was bought",
+			change: map[string]string{"payments": `INSERT INTO sandbox_refunds VALUES ('c2', 'k', 0); UPDATE payments SET refund = 'done' WHERE id = 'p2'`},
+			kinds:  []invariants.Kind{invariants.Divergent}, says: "payment p2 completed order o2, and was refused or given back",
+		},
+		{
+			name: "declined payment that was taken after all, and is given back",
+			change: map[string]string{"payments": `
+				UPDATE payments SET charge_id = 'c1', refund = 'done' WHERE id = 'p1';
+				UPDATE sandbox_charges SET declined = '' WHERE id = 'c1'; INSERT INTO sandbox_refunds VALUES ('c1', 'k', 0)`},
 		},
 		{
 			name: "two live orders of one ticket",
@@ -88,13 +112,13 @@ func TestCheck(t *testing.T) {
 		{
 			name: "an order paid twice",
 			change: map[string]string{"payments": `DROP INDEX payments_live;
-				INSERT INTO payments VALUES ('p4', 'o2', 'u2', 200, 'usd', 'captured', '', 'c4', '')`},
+				INSERT INTO payments (id, order_id, user_id, amount, currency, status, token, charge_id, reason) VALUES ('p4', 'o2', 'u2', 200, 'usd', 'captured', '', 'c4', '')`},
 			kinds: []invariants.Kind{invariants.Unsettled, invariants.DoubleSold}, says: "order o2 was paid twice, by p2 and p4",
 		},
 		{
 			name:   "a payment that completed its order and is given back",
 			change: map[string]string{"orders": strings.NewReplacer("p3", "p2", "o3", "o2").Replace(refusedPayment["orders"])},
-			kinds:  []invariants.Kind{invariants.Divergent}, says: "completed order o2, and was refused",
+			kinds:  []invariants.Kind{invariants.Divergent}, says: "completed order o2, and was refused or given back",
 		},
 		{
 			name: "an order whose time is up",
@@ -106,7 +130,7 @@ func TestCheck(t *testing.T) {
 		},
 		{
 			name:   "a pending payment",
-			change: map[string]string{"payments": `INSERT INTO payments VALUES ('p4', 'o4', 'u2', 400, 'usd', 'pending', 'tok', '', '')`},
+			change: map[string]string{"payments": `INSERT INTO payments (id, order_id, user_id, amount, currency, status, token, charge_id, reason) VALUES ('p4', 'o4', 'u2', 400, 'usd', 'pending', 'tok', '', '')`},
 			kinds:  []invariants.Kind{invariants.Unsettled}, says: "payment p4 of order o4 is pending",
 		},
 		{
@@ -222,6 +246,13 @@ func text(violations []invariants.Violation) string {
 		b.WriteString(v.String() + "\n")
 	}
 	return b.String()
+}
+
+// with returns the changes with more of them in one service.
+func with(changes map[string]string, service, more string) map[string]string {
+	changes = maps.Clone(changes)
+	changes[service] += ";" + more
+	return changes
 }
 
 // open makes the services' databases, with the schemas that the services give them, and runs the SQL in them.

@@ -33,8 +33,9 @@ type harness struct {
 func start(t *testing.T, on servicetest.Database, environ ...string) *harness {
 	t.Helper()
 	h := &harness{Service: servicetest.Start(t, "payments", service.Assemble, on, environ...), t: t}
-	h.peer = eventtest.NewPeer(t, h.Broker, orders.Created{}, orders.Cancelled{}, orders.Completed{})
+	h.peer = eventtest.NewPeer(t, h.Broker, orders.Created{}, orders.Cancelled{}, orders.Completed{}, orders.PaymentRefused{})
 	eventtest.Hear[payments.Captured](h.peer)
+	eventtest.Hear[payments.Refunded](h.peer)
 	h.peer.Start()
 	return h
 }
@@ -205,6 +206,34 @@ func TestRecovery(t *testing.T) {
 			t.Errorf("told of %d times", len(told))
 		}
 	})
+}
+
+// TestRefund: money that came too late goes back at once and for good, whoever
+// hears of it how often.
+func TestRefund(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		h.order("o")
+		var paid struct{ ID string }
+		h.Want(http.StatusCreated, &paid, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+		h.peer.Publish(orders.Cancelled{ID: "o", Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+		for range 3 {
+			h.peer.Publish(orders.PaymentRefused{ID: "o", PaymentID: paid.ID})
+		}
+		eventtest.AwaitEqual(h.peer, payments.Refunded{ID: paid.ID, OrderID: "o"})
+		if all := h.list("buyer", ""); len(all) != 1 || all[0].Status != "refunded" || all[0].Amount != 1999 {
+			t.Errorf("payments: %+v", all)
+		}
+		h.Refused(http.StatusConflict, []string{"Cannot pay for a cancelled order"}, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+
+		// What is published next is heard after whatever the repetitions did.
+		h.order("o2")
+		h.Want(http.StatusCreated, &paid, "buyer", "POST", path, input{"orderId": "o2", "token": "tok_visa"})
+		h.peer.Publish(orders.PaymentRefused{ID: "o2", PaymentID: paid.ID})
+		eventtest.AwaitEqual(h.peer, payments.Refunded{ID: paid.ID, OrderID: "o2"})
+		if all := eventtest.Heard[payments.Refunded](h.peer); len(all) != 2 {
+			t.Errorf("refunded: %+v", all)
+		}
+	}, "PAYMENT_RECOVERY=1h")
 }
 
 // TestParallelPayments: of many payments of one order at once, one is made.

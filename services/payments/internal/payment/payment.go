@@ -1,7 +1,11 @@
 // Package payment is a payment and its rules.
 package payment
 
-import "time"
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
 
 // Currency is the one currency of this application.
 const Currency = "usd"
@@ -9,11 +13,24 @@ const Currency = "usd"
 // Status is where a payment stands.
 type Status string
 
-// The states of a payment. Pending becomes Captured or Declined.
+// The states of a payment. Pending becomes Captured or Declined, and money that
+// was taken may go back.
 const (
 	Pending  Status = "pending"  // the provider is being asked
 	Captured Status = "captured" // the money was taken
 	Declined Status = "declined" // it was not; the order can be paid again
+	Refunded Status = "refunded" // it was taken, and has gone back
+)
+
+// Return is whether the money of a payment goes back.
+type Return string
+
+// The states of a Return. A payment whose money goes back stays Captured until
+// it has gone: see Payment.Shown.
+const (
+	NoReturn Return = ""
+	Due      Return = "due"  // the provider is being asked
+	Done     Return = "done" // it has gone back
 )
 
 // Refusal is why something cannot be done, in words for people.
@@ -52,15 +69,18 @@ const (
 
 // Payment is one attempt to pay an order.
 type Payment struct {
-	ID       string
+	ID       string // UUIDv7
 	OrderID  string
 	UserID   string // who pays
 	Amount   int64  // minor units
 	Currency string
-	Status   Status
+	Status   Status // Pending, Captured or Declined
 	Token    string // the means of payment; forgotten once the payment is not Pending
-	ChargeID string // the provider's id of a captured payment
+	ChargeID string // the provider's id of the money that was taken
 	Reason   string // why the payment was declined, for people
+	Return   Return
+	Request  string // the request that began it, if it can be sent again: see web.IdempotencyID
+	Tries    int    // how often the provider was asked again
 }
 
 // Begin makes the payment of an order with a token. It fails with ErrCancelled,
@@ -85,10 +105,29 @@ func Begin(id string, o Order, token string, at time.Time) (Payment, error) {
 	}, nil
 }
 
+// Shown is the payment's status for people. Money that is to go back, and has
+// not yet, is still taken.
+func (p Payment) Shown() Status {
+	if p.Return == Done {
+		return Refunded
+	}
+	return p.Status
+}
+
 // Charge is what the provider is asked for. It follows from the payment alone,
 // so that whoever carries a pending payment on asks for the same.
 func (p Payment) Charge() Charge {
-	return Charge{Key: "payment-" + p.ID, Amount: p.Amount, Currency: p.Currency, Token: p.Token, OrderID: p.OrderID}
+	c := Charge{Key: "payment-" + p.ID, PaymentID: p.ID, OrderID: p.OrderID, Amount: p.Amount, Currency: p.Currency, Token: p.Token}
+	if id, err := uuid.Parse(p.ID); err == nil {
+		c.Begun = time.Unix(id.Time().UnixTime()).UTC()
+	}
+	return c
+}
+
+// Refund is what the provider is asked for when the money goes back. It follows
+// from the payment alone, too.
+func (p Payment) Refund() Refund {
+	return Refund{Key: "refund-" + p.ID, PaymentID: p.ID, ChargeID: p.ChargeID, Amount: p.Amount}
 }
 
 // Capture records that the provider took the money.
@@ -102,21 +141,3 @@ func (p Payment) Decline(reason string) Payment {
 	p.Status, p.Reason, p.Token = Declined, reason, ""
 	return p
 }
-
-// Charge asks a provider to take money. However often a provider is asked with
-// one key, it takes the money once and answers the same.
-type Charge struct {
-	Key      string
-	Amount   int64 // minor units
-	Currency string
-	Token    string
-	OrderID  string // for people who read the provider's books
-}
-
-// DeclinedError is a provider's definite answer that it takes no money.
-type DeclinedError struct {
-	Reason string // for people
-}
-
-// Error implements error.
-func (e *DeclinedError) Error() string { return "declined: " + e.Reason }

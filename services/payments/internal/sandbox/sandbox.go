@@ -5,7 +5,9 @@ package sandbox
 
 import (
 	"context"
+	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"time"
 
@@ -43,15 +45,15 @@ func New(db *database.DB, late time.Duration) *Provider {
 	return &Provider{db: db, late: late}
 }
 
-// Charge enters the charge in the ledger and returns its id there, or a
-// *payment.DeclinedError. Asked again with the same key, it answers the same
-// and enters nothing; a key used before for something else is an error.
+// Charge implements payment.Provider: it enters the charge in the ledger and
+// returns its id there. A key used before for something else is
+// payment.ErrKeyUsed.
 //
 // With TokenTimeout the first answer comes late. The charge is entered before,
 // whether or not anybody still waits.
 func (p *Provider) Charge(ctx context.Context, c payment.Charge) (id string, err error) {
 	var first bool
-	var entered payment.Charge
+	entered := payment.Charge{Key: c.Key, PaymentID: c.PaymentID, Begun: c.Begun} // the ledger has all else
 	var declined string
 	err = p.db.InTx(ctx, func(tx *database.Tx) error {
 		result, err := tx.ExecContext(ctx, `
@@ -67,14 +69,14 @@ func (p *Provider) Charge(ctx context.Context, c payment.Charge) (id string, err
 		}
 		first = n == 1
 		return tx.QueryRowContext(ctx, `
-			SELECT key, id, amount, currency, token, order_id, declined FROM sandbox_charges WHERE key = $1`, c.Key).
-			Scan(&entered.Key, &id, &entered.Amount, &entered.Currency, &entered.Token, &entered.OrderID, &declined)
+			SELECT id, amount, currency, token, order_id, declined FROM sandbox_charges WHERE key = $1`, c.Key).
+			Scan(&id, &entered.Amount, &entered.Currency, &entered.Token, &entered.OrderID, &declined)
 	})
 	if err != nil {
 		return "", fmt.Errorf("sandbox: charge %s: %w", c.Key, err)
 	}
 	if entered != c {
-		return "", fmt.Errorf("sandbox: the key %s was used before, for another charge", c.Key)
+		return "", fmt.Errorf("sandbox: charge %s: %w", c.Key, payment.ErrKeyUsed)
 	}
 	if first && c.Token == TokenTimeout {
 		select {
@@ -87,6 +89,41 @@ func (p *Provider) Charge(ctx context.Context, c payment.Charge) (id string, err
 		return "", &payment.DeclinedError{Reason: declined}
 	}
 	return id, nil
+}
+
+// Refund implements payment.Provider: it enters the refund in the ledger.
+func (p *Provider) Refund(ctx context.Context, r payment.Refund) error {
+	err := p.db.InTx(ctx, func(tx *database.Tx) error {
+		var amount int64
+		err := tx.QueryRowContext(ctx, `SELECT amount FROM sandbox_charges WHERE id = $1 AND declined = ''`, r.ChargeID).Scan(&amount)
+		if errors.Is(err, sql.ErrNoRows) {
+			return payment.ErrNoCharge
+		}
+		if err != nil {
+			return err
+		}
+		if amount != r.Amount {
+			return fmt.Errorf("the charge %s is of %d, not of %d", r.ChargeID, amount, r.Amount)
+		}
+		if _, err = tx.ExecContext(ctx, `
+			INSERT INTO sandbox_refunds (charge_id, key, asked_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+			r.ChargeID, r.Key, time.Now().UnixMicro()); err != nil {
+			return err
+		}
+		var charge string
+		err = tx.QueryRowContext(ctx, `SELECT charge_id FROM sandbox_refunds WHERE key = $1`, r.Key).Scan(&charge)
+		switch {
+		case errors.Is(err, sql.ErrNoRows): // it has gone back by another key
+			return nil
+		case err == nil && charge != r.ChargeID:
+			return payment.ErrKeyUsed
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("sandbox: refund %s: %w", r.Key, err)
+	}
+	return nil
 }
 
 // decline returns why a token is declined, or "".

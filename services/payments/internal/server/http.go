@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -15,33 +14,38 @@ import (
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
-	"github.com/turnstile-go/turnstile/services/payments"
 	"github.com/turnstile-go/turnstile/services/payments/internal/payment"
 	"github.com/turnstile-go/turnstile/services/payments/internal/store"
 )
 
 // Routes registers the service's operations.
 func (s *Server) Routes(api huma.API) {
+	api.OpenAPI().Info.Description = "Payments of orders. An order is charged once, however often it is tried and whatever fails meanwhile; money " +
+		"for an order that could not be completed goes back."
 	huma.Register(api, huma.Operation{
 		OperationID: "create-payment", Summary: "Pay an order",
-		Method: http.MethodPost, Path: "/api/payments", DefaultStatus: http.StatusCreated,
+		Description: "Of several who try at the same time one succeeds. An order whose payment is declined can be paid in another way.",
+		Method:      http.MethodPost, Path: "/api/payments", DefaultStatus: http.StatusCreated,
 		Security: session.Required,
-		Errors: []int{
-			http.StatusPaymentRequired, http.StatusForbidden, http.StatusNotFound, http.StatusConflict,
-			http.StatusServiceUnavailable,
-		},
+		Responses: web.Problems(
+			web.PaymentRequired("Your card was declined."), web.NotFound("Order not found"), web.Forbidden("This order is somebody else's"),
+			web.Conflict(payment.ErrCancelled.Error()), web.Conflict(payment.ErrExpired.Error()), web.Conflict(payment.ErrPaid.Error()),
+			web.Conflict(payment.ErrUnderWay.Error()),
+			web.Unavailable("The payment provider does not answer; the payment is pending", time.Minute),
+		),
 	}, s.create)
 	huma.Register(api, huma.Operation{
 		OperationID: "list-payments", Summary: "List the caller's payments, newest first",
-		Method: http.MethodGet, Path: "/api/payments",
+		Description: "In every state, those that were declined included.",
+		Method:      http.MethodGet, Path: "/api/payments",
 		Security: session.Required,
 	}, s.list)
 }
 
 // PaymentInput says what is to be paid, and with what.
 type PaymentInput struct {
-	OrderID string `json:"orderId"`
-	Token   string `json:"token" doc:"The provider's token for the means of payment"`
+	OrderID string `json:"orderId" minLength:"1" example:"019aaf40-1e5d-7b63-a7f2-8d1c0b9e4f35"`
+	Token   string `json:"token" doc:"The provider's token for the means of payment" minLength:"1" maxLength:"500" example:"tok_visa"`
 }
 
 // maxToken is far above the length of any provider's token.
@@ -63,20 +67,20 @@ func (in PaymentInput) Validate() (fields []web.Field) {
 
 // PaymentID is a new payment on the wire.
 type PaymentID struct {
-	ID string `json:"id"`
+	ID string `json:"id" example:"019aaf41-90ab-7c44-b2d8-6e5f1a3c7d82"`
 }
 
 // Payment is a payment on the wire.
 type Payment struct {
-	ID       string `json:"id"`
-	OrderID  string `json:"orderId"`
-	Amount   int64  `json:"amount" doc:"In cents"`
-	Currency string `json:"currency"`
-	Status   string `json:"status" enum:"pending,captured,declined,refunded"`
+	ID       string `json:"id" example:"019aaf41-90ab-7c44-b2d8-6e5f1a3c7d82"`
+	OrderID  string `json:"orderId" example:"019aaf40-1e5d-7b63-a7f2-8d1c0b9e4f35"`
+	Amount   int64  `json:"amount" doc:"In cents" minimum:"1" example:"1999"`
+	Currency string `json:"currency" example:"usd"`
+	Status   string `json:"status" enum:"pending,captured,declined,refunded" example:"captured"`
 }
 
 func onWire(p payment.Payment) Payment {
-	return Payment{ID: p.ID, OrderID: p.OrderID, Amount: p.Amount, Currency: p.Currency, Status: string(p.Status)}
+	return Payment{ID: p.ID, OrderID: p.OrderID, Amount: p.Amount, Currency: p.Currency, Status: string(p.Shown())}
 }
 
 type paymentOutput struct{ Body PaymentID }
@@ -86,7 +90,12 @@ func (s *Server) create(ctx context.Context, in *struct{ Body PaymentInput }) (*
 	if err != nil {
 		return nil, err
 	}
-	p, err = s.settle(ctx, p)
+	p, err = s.charge(ctx, p)
+	if unanswered, ok := errors.AsType[*unansweredError](err); ok {
+		s.log.LogAttrs(ctx, slog.LevelError, "a payment is pending",
+			slog.String("payment", p.ID), slog.String("order", p.OrderID), slog.Any("error", unanswered))
+		return nil, web.Unavailable("The payment provider does not answer; the payment is pending", time.Minute)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +129,7 @@ func (s *Server) begin(ctx context.Context, in PaymentInput) (payment.Payment, e
 	}
 	p, err := payment.Begin(id.String(), o, in.Token, time.Now())
 	if err == nil {
-		err = s.db.InTx(ctx, func(tx *database.Tx) error { return store.Insert(ctx, tx, p) })
+		err = s.db.InTx(ctx, func(tx *database.Tx) error { return store.Insert(ctx, tx, p, time.Now().Add(s.timeout)) })
 	}
 	if refusal, ok := errors.AsType[payment.Refusal](err); ok {
 		return payment.Payment{}, web.Conflict(refusal.Error())
@@ -128,50 +137,9 @@ func (s *Server) begin(ctx context.Context, in PaymentInput) (payment.Payment, e
 	return p, err
 }
 
-// settle asks the provider for the money of a pending payment and writes down
-// the answer, together with the event. It can be called for one payment by
-// several, and again after a crash: the provider answers the same, and one of
-// them writes it down. It returns the payment as it is then.
-//
-// The caller's departure does not stop it, because the provider's answer
-// counts whether or not anybody waits for it.
-func (s *Server) settle(ctx context.Context, p payment.Payment) (payment.Payment, error) {
-	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
-	defer cancel()
-	charge, err := s.provider.Charge(asking, p.Charge())
-	if declined, ok := errors.AsType[*payment.DeclinedError](err); ok {
-		p = p.Decline(declined.Reason)
-	} else if err != nil {
-		s.log.LogAttrs(ctx, slog.LevelError, "payment is pending: the provider did not answer",
-			slog.String("payment", p.ID), slog.String("order", p.OrderID), slog.Any("error", err))
-		return payment.Payment{}, web.Unavailable("The payment provider does not answer; the payment is pending", time.Minute)
-	} else {
-		p = p.Capture(charge)
-	}
-
-	writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
-	defer cancel()
-	var settled payment.Payment
-	err = s.db.InTx(writing, func(tx *database.Tx) error {
-		var changed bool
-		var err error
-		settled, changed, err = store.Settle(writing, tx, p)
-		if err != nil || !changed || settled.Status != payment.Captured {
-			return err
-		}
-		return s.outbox.Publish(writing, tx, payments.Captured{
-			ID: settled.ID, OrderID: settled.OrderID, Amount: settled.Amount, Currency: settled.Currency,
-		})
-	})
-	if err != nil {
-		return payment.Payment{}, fmt.Errorf("settle payment %s of order %s: %w", p.ID, p.OrderID, err)
-	}
-	return settled, nil
-}
-
 func (s *Server) list(ctx context.Context, in *struct {
 	web.Page
-	OrderID string `query:"orderId" doc:"Only the payments of this order"`
+	OrderID string `query:"orderId" doc:"Only the payments of this order" example:"019aaf40-1e5d-7b63-a7f2-8d1c0b9e4f35"`
 }) (*web.Listing[Payment], error) {
 	caller, err := session.Require(ctx)
 	if err != nil {

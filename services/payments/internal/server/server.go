@@ -2,7 +2,6 @@
 package server
 
 import (
-	"context"
 	"log/slog"
 	"time"
 
@@ -12,30 +11,25 @@ import (
 	"github.com/turnstile-go/turnstile/services/payments/internal/payment"
 )
 
-// Provider takes money.
-type Provider interface {
-	// Charge takes the money and returns the provider's id of that. It fails
-	// with a *payment.DeclinedError when the provider refuses; after any other
-	// error it is unknown whether the money was taken, and to ask again with
-	// the same key tells.
-	Charge(ctx context.Context, c payment.Charge) (id string, err error)
-}
-
 // Server has the service's operations and its event handlers.
 type Server struct {
 	db       *database.DB
 	outbox   *event.Outbox
-	provider Provider
+	provider payment.Provider
 	timeout  time.Duration
 	log      *slog.Logger
+	owed     chan payment.Payment // whose money is to go back at once
 }
 
 // New returns a server on a database with the schema of store.Migrations, and
 // an outbox for the events of Publishes. It waits for the provider no longer
 // than timeout.
-func New(db *database.DB, outbox *event.Outbox, provider Provider, timeout time.Duration, log *slog.Logger) *Server {
-	return &Server{db: db, outbox: outbox, provider: provider, timeout: timeout, log: log}
+func New(db *database.DB, outbox *event.Outbox, provider payment.Provider, timeout time.Duration, log *slog.Logger) *Server {
+	return &Server{
+		db: db, outbox: outbox, provider: provider, timeout: timeout, log: log,
+		owed: make(chan payment.Payment, maxOwed),
+	}
 }
 
 // Publishes has one event of every type that the service publishes.
-func Publishes() []event.Event { return []event.Event{payments.Captured{}} }
+func Publishes() []event.Event { return []event.Event{payments.Captured{}, payments.Refunded{}} }

@@ -23,7 +23,7 @@ import (
 // forgetful is a provider that takes the money, but does not get its first
 // answers through.
 type forgetful struct {
-	Provider
+	payment.Provider
 	answers atomic.Int32 // lost so far
 	lose    int32
 }
@@ -49,12 +49,12 @@ func TestSettle(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := db.InTx(t.Context(), func(tx *database.Tx) error { return store.Insert(t.Context(), tx, p) }); err != nil {
+		if err := db.InTx(t.Context(), func(tx *database.Tx) error { return store.Insert(t.Context(), tx, p, time.Now()) }); err != nil {
 			t.Fatal(err)
 		}
 
 		for range provider.lose {
-			if _, err := s.settle(t.Context(), p); err == nil {
+			if _, err := s.charge(t.Context(), p); err == nil {
 				t.Error("settled without an answer")
 			}
 		}
@@ -62,7 +62,7 @@ func TestSettle(t *testing.T) {
 		charges := make([]string, 10)
 		for i := range charges {
 			group.Go(func() error {
-				settled, err := s.settle(context.Background(), p)
+				settled, err := s.charge(context.Background(), p)
 				if err == nil && settled.Status != payment.Captured {
 					err = errors.New("the payment is " + string(settled.Status))
 				}

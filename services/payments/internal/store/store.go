@@ -66,15 +66,17 @@ func Order(ctx context.Context, q database.Querier, id string) (o payment.Order,
 	return o, nil
 }
 
-const columns = "id, order_id, user_id, amount, currency, status, token, charge_id, reason"
+const columns = "id, order_id, user_id, amount, currency, status, token, charge_id, reason, refund, request, tries"
 
-// Insert adds a new payment. It fails with payment.ErrUnderWay if another
-// payment of the order is pending or has succeeded.
-func Insert(ctx context.Context, tx *database.Tx, p payment.Payment) error {
+// Insert adds a new payment that somebody asks the provider about until the time
+// until. It fails with payment.ErrUnderWay if another payment of the order is
+// pending or has succeeded.
+func Insert(ctx context.Context, tx *database.Tx, p payment.Payment, until time.Time) error {
 	result, err := tx.ExecContext(ctx, `
-		INSERT INTO payments (`+columns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		INSERT INTO payments (`+columns+`, next_try) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 		ON CONFLICT (order_id) WHERE status <> 'declined' DO NOTHING`,
-		p.ID, p.OrderID, p.UserID, p.Amount, p.Currency, string(p.Status), p.Token, p.ChargeID, p.Reason)
+		p.ID, p.OrderID, p.UserID, p.Amount, p.Currency, string(p.Status), p.Token, p.ChargeID, p.Reason, string(p.Return),
+		p.Request, p.Tries, until.UnixMicro())
 	if err != nil {
 		return fmt.Errorf("insert payment %s: %w", p.ID, err)
 	}
@@ -88,35 +90,94 @@ func Insert(ctx context.Context, tx *database.Tx, p payment.Payment) error {
 	return nil
 }
 
-// Settle writes back a payment that is captured or declined by now, if the
-// stored one is still pending. It returns the stored one as it is then, and
-// whether this call changed it.
-func Settle(ctx context.Context, tx *database.Tx, p payment.Payment) (now payment.Payment, changed bool, err error) {
-	now, err = scan(tx.QueryRowContext(ctx, `
-		UPDATE payments SET status = $2, token = $3, charge_id = $4, reason = $5
-		WHERE id = $1 AND status = 'pending' RETURNING `+columns,
-		p.ID, string(p.Status), p.Token, p.ChargeID, p.Reason))
-	if err == nil {
-		return now, true, nil
-	}
-	if errors.Is(err, ErrNotFound) {
-		now, err = scan(tx.QueryRowContext(ctx, `SELECT `+columns+` FROM payments WHERE id = $1`, p.ID))
-	}
+// Get returns a payment, or ErrNotFound.
+func Get(ctx context.Context, q database.Querier, id string) (payment.Payment, error) {
+	p, err := scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM payments WHERE id = $1`, id))
 	if err != nil {
-		return payment.Payment{}, false, fmt.Errorf("settle payment %s as %s: %w", p.ID, p.Status, err)
+		return payment.Payment{}, fmt.Errorf("get payment %s: %w", id, err)
 	}
-	return now, false, nil
+	return p, nil
 }
 
-// Pending lists pending payments with an id below before, oldest first: a
-// hundred of them at most.
-func Pending(ctx context.Context, q database.Querier, before string) ([]payment.Payment, error) {
-	all, err := database.QueryAll(ctx, q, scan, `
-		SELECT `+columns+` FROM payments WHERE status = 'pending' AND id < $1 ORDER BY id LIMIT 100`, before)
+// Live returns the payment of an order that is pending or has succeeded, or
+// ErrNotFound.
+func Live(ctx context.Context, q database.Querier, order string) (payment.Payment, error) {
+	p, err := scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM payments WHERE order_id = $1 AND status <> 'declined'`, order))
 	if err != nil {
-		return nil, fmt.Errorf("list pending payments: %w", err)
+		return payment.Payment{}, fmt.Errorf("get the payment of order %s: %w", order, err)
+	}
+	return p, nil
+}
+
+// Settle writes back a payment that is captured or declined by now, if the
+// stored one is still pending. It returns the stored one as it is then, and
+// whether this call changed it, or ErrNotFound.
+func Settle(ctx context.Context, tx *database.Tx, p payment.Payment) (now payment.Payment, changed bool, err error) {
+	return change(ctx, tx, p.ID, `
+		UPDATE payments SET status = $2, token = $3, charge_id = $4, reason = $5
+		WHERE id = $1 AND status = 'pending' RETURNING `+columns,
+		string(p.Status), p.Token, p.ChargeID, p.Reason)
+}
+
+// GiveBack notes that the money of a payment is to go back, unless that is noted
+// already, and that somebody asks the provider for that until the time until. It
+// is the money of the charge, whatever the payment said of that before; a payment
+// that is pending it leaves alone. It returns the payment as it is then, and
+// whether this call changed it, or ErrNotFound.
+func GiveBack(ctx context.Context, tx *database.Tx, id, charge string, until time.Time) (now payment.Payment, changed bool, err error) {
+	return change(ctx, tx, id, `
+		UPDATE payments SET refund = 'due', charge_id = $2, tries = 0, next_try = $3
+		WHERE id = $1 AND status <> 'pending' AND refund = '' RETURNING `+columns,
+		charge, until.UnixMicro())
+}
+
+// Returned notes that money which was to go back has gone. It returns the payment
+// as it is then, and whether this call changed it, or ErrNotFound.
+func Returned(ctx context.Context, tx *database.Tx, id string) (now payment.Payment, changed bool, err error) {
+	return change(ctx, tx, id, `UPDATE payments SET refund = 'done' WHERE id = $1 AND refund = 'due' RETURNING `+columns)
+}
+
+// change runs a conditional write of a payment.
+func change(ctx context.Context, tx *database.Tx, id, update string, args ...any) (now payment.Payment, changed bool, err error) {
+	now, err = scan(tx.QueryRowContext(ctx, update, append([]any{id}, args...)...))
+	switch {
+	case err == nil:
+		return now, true, nil
+	case errors.Is(err, ErrNotFound): // none, or one that is past this
+		now, err = Get(ctx, tx, id)
+		return now, false, err
+	}
+	return payment.Payment{}, false, fmt.Errorf("update payment %s: %w", id, err)
+}
+
+// Unsettled lists payments about which the provider is to be asked and nobody
+// does at the time at: those that wait longest first, a hundred at most.
+func Unsettled(ctx context.Context, q database.Querier, at time.Time) ([]payment.Payment, error) {
+	all, err := database.QueryAll(ctx, q, scan, `
+		SELECT `+columns+` FROM payments
+		WHERE (status = 'pending' OR refund = 'due') AND next_try <= $1 ORDER BY next_try LIMIT 100`, at.UnixMicro())
+	if err != nil {
+		return nil, fmt.Errorf("list unsettled payments: %w", err)
 	}
 	return all, nil
+}
+
+// Claim notes that somebody asks the provider about an unsettled payment until
+// the time until, and reports whether it may: nobody else has asked since the
+// payment was listed.
+func Claim(ctx context.Context, tx *database.Tx, p payment.Payment, until time.Time) (bool, error) {
+	result, err := tx.ExecContext(ctx, `
+		UPDATE payments SET tries = tries + 1, next_try = $3
+		WHERE id = $1 AND tries = $2 AND (status = 'pending' OR refund = 'due')`,
+		p.ID, p.Tries, until.UnixMicro())
+	if err != nil {
+		return false, fmt.Errorf("claim payment %s: %w", p.ID, err)
+	}
+	n, err := result.RowsAffected()
+	if err != nil {
+		return false, fmt.Errorf("claim payment %s: %w", p.ID, err)
+	}
+	return n == 1, nil
 }
 
 // List lists at most limit payments of a user, newest first, beginning after
@@ -134,7 +195,8 @@ func List(ctx context.Context, q database.Querier, user, order, after string, li
 }
 
 func scan(row database.Row) (p payment.Payment, err error) {
-	err = row.Scan(&p.ID, &p.OrderID, &p.UserID, &p.Amount, &p.Currency, &p.Status, &p.Token, &p.ChargeID, &p.Reason)
+	err = row.Scan(&p.ID, &p.OrderID, &p.UserID, &p.Amount, &p.Currency, &p.Status, &p.Token, &p.ChargeID, &p.Reason,
+		&p.Return, &p.Request, &p.Tries)
 	return p, notFound(err)
 }
 

@@ -74,10 +74,10 @@ func TestPayments(t *testing.T) {
 	databasetest.Each(t, func(t *testing.T, db *database.DB) {
 		p := newPayment("1", "o")
 		inTx(t, db, func(tx *database.Tx) error {
-			return errors.Join(store.Insert(t.Context(), tx, p), store.Insert(t.Context(), tx, newPayment("2", "o2")))
+			return errors.Join(store.Insert(t.Context(), tx, p, time.Now()), store.Insert(t.Context(), tx, newPayment("2", "o2"), time.Now()))
 		})
 		another := func() error {
-			return db.InTx(t.Context(), func(tx *database.Tx) error { return store.Insert(t.Context(), tx, newPayment("3", "o")) })
+			return db.InTx(t.Context(), func(tx *database.Tx) error { return store.Insert(t.Context(), tx, newPayment("3", "o"), time.Now()) })
 		}
 		if err := another(); !errors.Is(err, payment.ErrUnderWay) {
 			t.Errorf("a payment while another is pending: %v", err)
@@ -111,6 +111,125 @@ func TestPayments(t *testing.T) {
 	}, store.Migrations())
 }
 
+// TestGiveBack: the money of a payment goes back once, whatever it said of that
+// before, and of a pending one nobody knows yet whether there is any.
+func TestGiveBack(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, db *database.DB) {
+		pending, captured := newPayment("1", "o1"), newPayment("2", "o2").Capture("ch2")
+		late := newPayment("3", "o3").Decline("why") // and the money was taken after all
+		inTx(t, db, func(tx *database.Tx) error {
+			return errors.Join(store.Insert(t.Context(), tx, pending, time.Now()), store.Insert(t.Context(), tx, captured, time.Now()),
+				store.Insert(t.Context(), tx, late, time.Now()), store.Insert(t.Context(), tx, newPayment("4", "o3").Capture("ch4"), time.Now()))
+		})
+		captured.Return, late.Return, late.ChargeID = payment.Due, payment.Due, "ch3"
+		for _, want := range []struct {
+			now     payment.Payment
+			changed bool
+		}{{pending, false}, {captured, true}, {captured, false}, {late, true}} {
+			inTx(t, db, func(tx *database.Tx) error {
+				got, changed, err := store.GiveBack(t.Context(), tx, want.now.ID, want.now.ChargeID, time.Now())
+				if got != want.now || changed != want.changed {
+					t.Errorf("give back: %+v, %t; want %+v", got, changed, want)
+				}
+				return err
+			})
+		}
+		captured.Return = payment.Done
+		for _, changes := range []bool{true, false} {
+			inTx(t, db, func(tx *database.Tx) error {
+				got, changed, err := store.Returned(t.Context(), tx, "2")
+				if got != captured || changed != changes || got.Shown() != payment.Refunded {
+					t.Errorf("returned: %+v, %t; want %+v, %t", got, changed, captured, changes)
+				}
+				return err
+			})
+		}
+		inTx(t, db, func(tx *database.Tx) error {
+			got, changed, err := store.Returned(t.Context(), tx, "4")
+			if changed || got.Return != payment.NoReturn {
+				t.Errorf("returned what stays: %+v, %t", got, changed)
+			}
+			return err
+		})
+		if _, _, err := change(t, db, "unknown"); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("give back of an unknown payment: %v", err)
+		}
+		if p, err := store.Live(t.Context(), db, "o2"); p != captured || err != nil {
+			t.Errorf("an order whose money went back has the payment %+v, %v", p, err)
+		}
+	}, store.Migrations())
+}
+
+func change(t *testing.T, db *database.DB, id string) (now payment.Payment, changed bool, err error) {
+	err = db.InTx(t.Context(), func(tx *database.Tx) (err error) {
+		now, changed, err = store.GiveBack(t.Context(), tx, id, "ch", time.Now())
+		return err
+	})
+	return now, changed, err
+}
+
+// TestClaim: what is not settled is found once nobody sees to it, and of many who
+// find it at once one may see to it.
+func TestClaim(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, db *database.DB) {
+		now := time.Now()
+		inTx(t, db, func(tx *database.Tx) error {
+			return errors.Join(
+				store.Insert(t.Context(), tx, newPayment("1", "o1"), now.Add(time.Minute)),
+				store.Insert(t.Context(), tx, newPayment("2", "o2"), now),
+				store.Insert(t.Context(), tx, newPayment("3", "o3"), now.Add(-time.Minute)),
+				store.Insert(t.Context(), tx, newPayment("4", "o4").Capture("ch"), now.Add(-time.Minute)),
+				store.Insert(t.Context(), tx, newPayment("5", "o5").Decline("why"), now.Add(-time.Minute)),
+			)
+		})
+		found := func(at time.Time) (ids []string, all []payment.Payment) {
+			t.Helper()
+			all, err := store.Unsettled(t.Context(), db, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range all {
+				ids = append(ids, p.ID)
+			}
+			return ids, all
+		}
+		ids, all := found(now)
+		if !slices.Equal(ids, []string{"3", "2"}) {
+			t.Fatalf("unsettled: %v", ids)
+		}
+		var claimed atomic.Int32
+		var group errgroup.Group
+		for range 20 {
+			group.Go(func() error {
+				return db.InTx(context.Background(), func(tx *database.Tx) error {
+					ours, err := store.Claim(t.Context(), tx, all[0], now.Add(time.Hour))
+					if ours {
+						tx.AfterCommit(func() { claimed.Add(1) })
+					}
+					return err
+				})
+			})
+		}
+		if err := group.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if n := claimed.Load(); n != 1 {
+			t.Errorf("%d have claimed it", n)
+		}
+		if ids, _ := found(now); !slices.Equal(ids, []string{"2"}) {
+			t.Errorf("unsettled while one is seen to: %v", ids)
+		}
+		inTx(t, db, func(tx *database.Tx) error {
+			_, _, err := store.GiveBack(t.Context(), tx, "4", "ch", now)
+			return err
+		})
+		ids, all = found(now.Add(time.Hour))
+		if slices.Sort(ids); !slices.Equal(ids, []string{"1", "2", "3", "4"}) || all[len(all)-1].Tries != 1 {
+			t.Errorf("unsettled later: %+v", all)
+		}
+	}, store.Migrations())
+}
+
 // TestOnePayment: of many payments of one order, begun at once, one begins; of
 // many answers to it, written down at once, one counts.
 func TestOnePayment(t *testing.T) {
@@ -121,7 +240,7 @@ func TestOnePayment(t *testing.T) {
 		for i := range 50 {
 			group.Go(func() error {
 				p := newPayment(fmt.Sprint("p", i), "o")
-				err := db.InTx(context.Background(), func(tx *database.Tx) error { return store.Insert(t.Context(), tx, p) })
+				err := db.InTx(context.Background(), func(tx *database.Tx) error { return store.Insert(t.Context(), tx, p, time.Now()) })
 				if err == nil {
 					begun.Add(1)
 					winner.Store(p)
