@@ -43,12 +43,13 @@ var layers = []struct {
 	{`framework/event/internal/\w+`, []string{`framework/(event|database.*)`}}, // for tests
 	{`framework/event/\w+`, []string{`framework/(event|database.*|internal/.+|secret)`}},
 	{`framework/web`, []string{`framework/(database|internal/.+)`}},
-	{`framework/web/session`, []string{`framework/(web|secret|internal/.+)`}},
+	{`framework/web/session`, []string{`framework/(web|event|database|secret|internal/.+)`}},
 	{`framework/web/session/\w+`, []string{`framework/web/session`}},
 	{`framework/kube`, []string{`framework`, `framework/internal/.+`}},
 	{`framework/cmd/turnstile(/.+)?`, []string{`framework/(cmd/turnstile/internal/.+|database|event|event/(admin|broker|stan/stanserver|jetstream/jetstreamserver))`}},
 
 	{`e2e/(cmd|internal)/.+`, []string{`framework/(database|database/databasetest|event/admin)`, `e2e/internal/.+`}},
+	{`e2e/conformance`, []string{`e2e/internal/journey`}},
 	{`e2e/sim`, nil}, // all tests
 }
 

@@ -162,6 +162,9 @@ func (p *Person) Call(out any, method, path string, in any) (status int, err err
 	return response.StatusCode, nil
 }
 
+// Send sends any request with the person's cookies and keeps those that are set.
+func (p *Person) Send(r *http.Request) (*http.Response, error) { return p.client.Do(r) }
+
 // Want is Call for a request whose status is known beforehand.
 func (p *Person) Want(status int, out any, method, path string, in any) {
 	p.t.Helper()

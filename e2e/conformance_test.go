@@ -1,0 +1,41 @@
+package e2e
+
+import (
+	"flag"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/turnstile-go/turnstile/e2e/conformance"
+	"github.com/turnstile-go/turnstile/e2e/internal/journey"
+)
+
+var (
+	url        = flag.String("url", "", "where the application is that is checked for conformance; if not set, turnstile dev starts one")
+	address    = flag.String("address", "", "host:port to connect to for it, whatever the URL says")
+	expiration = flag.Duration("expiration", 15*time.Minute, "its ORDER_EXPIRATION")
+)
+
+// TestConformance checks that the application is what its contract says, and with -url any other implementation.
+func TestConformance(t *testing.T) {
+	if *url != "" {
+		conformance.Run(t, journey.Site{URL: *url, Address: *address, Expiration: *expiration})
+		return
+	}
+	if os.Getenv("CONFORMANCE") == "" {
+		t.Skip("not everything is there yet")
+	}
+	t.Parallel()
+	build(t)
+	dir := t.TempDir()
+	workspace(t, dir, true)
+	const window = 20 * time.Second
+	s := dev(t, dir, []string{"ORDER_EXPIRATION=" + window.String(), "SANDBOX_DELAY=1s"}, "--watch=false")
+	site := s.site()
+	site.Expiration = window
+	conformance.Run(t, site)
+	b := s.books(t)
+	b.awaitQuiet(false)
+	b.check()
+	b.checkApplication()
+}
