@@ -73,7 +73,7 @@ CREATE TABLE members (id TEXT PRIMARY KEY, greeting TEXT NOT NULL);`)}}
 		return outbox.Publish(ctx, tx, welcomed{ID: m.Data.ID, Greeting: cfg.Greeting})
 	})
 	api := web.NewServer("members", cfg.HTTP, s.Log, s.Tracer, s.Meter)
-	api.Authenticate(session.NewVerifier(cfg.Session, s.Log))
+	api.Authenticate(session.NewVerifier(cfg.Session, nil, s.Log))
 	huma.Register(api.API(), huma.Operation{
 		OperationID: "show-member", Method: http.MethodGet, Path: "/api/members/me", Security: session.Required,
 	}, func(ctx context.Context, _ *struct{}) (*struct{ Body member }, error) {

@@ -1,30 +1,16 @@
 package session
 
-import (
-	"log/slog"
-	"net/http"
-	"time"
-)
-
+// Durations that tests wait for.
 const (
-	Retry  = retry
-	MaxAge = maxAge
+	Retry      = retry
+	LearnEvery = learnEvery
+	SweepEvery = sweepEvery
+	Forgetful  = forgetful
 )
 
-// NewTestVerifier is NewVerifier with a clock for the age of its keys.
-func NewTestVerifier(cfg Config, now func() time.Time) *Verifier {
-	return NewLocalVerifier(cfg, nil, newRemoteKeys(cfg.JWKSURL, nil, slog.New(slog.DiscardHandler), now))
-}
-
-// NewHangingVerifier returns a Verifier whose requests for keys are never answered.
-func NewHangingVerifier() *Verifier {
-	keys := newRemoteKeys("http://auth.invalid", hang{}, slog.New(slog.DiscardHandler), time.Now)
-	return NewLocalVerifier(Config{}, nil, keys)
-}
-
-type hang struct{}
-
-func (hang) RoundTrip(r *http.Request) (*http.Response, error) {
-	<-r.Context().Done()
-	return nil, r.Context().Err()
+// Remembers returns how many revocations the process knows.
+func (v *Verifier) Remembers() int {
+	v.revoked.mu.RLock()
+	defer v.revoked.mu.RUnlock()
+	return len(v.revoked.until)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -22,19 +23,23 @@ type Keys interface {
 	Key(ctx context.Context, id string) (ed25519.PublicKey, error)
 }
 
+// MaxKeyAge is how old a verifier's copy of auth's keys gets while auth answers. A key that was published for longer than
+// that is known to everybody.
+const MaxKeyAge = 5 * time.Minute
+
 const (
-	maxAge  = 5 * time.Minute // how old the copy of auth's keys gets: how long a retired key may still count
-	retry   = 2 * time.Second // pause between attempts to renew it
-	timeout = 2 * time.Second // how long an attempt may take
+	renewAfter = MaxKeyAge * 3 / 5 // and a random bit, so that processes do not ask in step
+	retry      = 2 * time.Second   // pause between attempts to renew the copy
+	timeout    = 2 * time.Second   // how long an attempt may take
 )
 
-// remoteKeys keeps a copy of auth's published keys. It is renewed by requests: when the copy is older than maxAge, and when a
-// token names an unknown key. A failed attempt leaves the copy as it is.
+// remoteKeys keeps a copy of auth's published keys. run renews it, so that no request waits for that, but for one whose
+// token names an unknown key: that may be a new one, so the keys are asked for at once, though no more often than every
+// retry. A failed attempt leaves the copy as it is.
 type remoteKeys struct {
 	url    string
 	client *http.Client
 	log    *slog.Logger
-	now    func() time.Time
 
 	copied    atomic.Pointer[keySet]
 	renewing  chan struct{} // holds an element while somebody renews the copy; guards what follows
@@ -42,11 +47,11 @@ type remoteKeys struct {
 	lastErr   error
 }
 
-func newRemoteKeys(url string, transport http.RoundTripper, log *slog.Logger, now func() time.Time) *remoteKeys {
+func newRemoteKeys(url string, transport http.RoundTripper, log *slog.Logger) *remoteKeys {
 	if transport == nil {
 		transport = &http.Transport{DisableKeepAlives: true} // used too rarely to keep a connection
 	}
-	return &remoteKeys{url: url, client: &http.Client{Transport: transport}, log: log, now: now, renewing: make(chan struct{}, 1)}
+	return &remoteKeys{url: url, client: &http.Client{Transport: transport}, log: log, renewing: make(chan struct{}, 1)}
 }
 
 type keySet struct {
@@ -56,58 +61,69 @@ type keySet struct {
 
 func (s *keySet) has(id string) bool { return s != nil && s.keys[id] != nil }
 
-// Key returns ErrUnknownKey when auth says so, and another error when no key has ever been reached.
+// Key returns ErrUnknownKey when auth says so, and another error when auth cannot be asked and the copy is too old to tell.
 func (k *remoteKeys) Key(ctx context.Context, id string) (ed25519.PublicKey, error) {
 	set := k.copied.Load()
 	if set.has(id) {
-		if k.now().Sub(set.at) <= maxAge {
-			return set.keys[id], nil
-		}
-		select {
-		case k.renewing <- struct{}{}:
-		default: // one request renews an old copy, the others go on with it
-			return set.keys[id], nil
-		}
-	} else {
-		select {
-		case k.renewing <- struct{}{}:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("session: wait for keys: %w", ctx.Err())
-		}
+		return set.keys[id], nil
 	}
-	defer func() { <-k.renewing }()
-	if k.copied.Load() == set { // nobody has done it meanwhile
-		k.renew(ctx)
+	lastErr, err := k.renew(ctx, set)
+	if err != nil {
+		return nil, err
 	}
 	set = k.copied.Load()
 	switch {
 	case set.has(id):
 		return set.keys[id], nil
 	case set == nil:
-		return nil, fmt.Errorf("session: no keys to verify with: %w", k.lastErr)
+		return nil, fmt.Errorf("session: no keys to verify with: %w", lastErr)
+	case time.Since(set.at) > MaxKeyAge:
+		return nil, fmt.Errorf("session: the keys to verify with are of %s: %w", set.at.Format(time.RFC3339), lastErr)
 	default:
 		return nil, ErrUnknownKey
 	}
 }
 
-// renew fetches the set unless the last attempt is too recent. The caller holds renewing.
-func (k *remoteKeys) renew(ctx context.Context) {
-	if !k.attempted.IsZero() && k.now().Sub(k.attempted) < retry {
-		return
+// run keeps the copy up to date until ctx is done.
+func (k *remoteKeys) run(ctx context.Context) {
+	for {
+		wait := retry
+		if lastErr, err := k.renew(ctx, k.copied.Load()); err == nil && lastErr == nil {
+			wait = renewAfter + rand.N(MaxKeyAge/5)
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
 	}
-	// The time counts from the end, so that those who waited for a failing attempt do not each make another.
-	defer func() { k.attempted = k.now() }()
+}
+
+// renew renews the copy, unless the caller has not seen the newest, or the last attempt was just now. It returns why the
+// last attempt failed, nil if it did not; err says that ctx was done first.
+func (k *remoteKeys) renew(ctx context.Context, seen *keySet) (lastErr, err error) {
+	select {
+	case k.renewing <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("session: wait for keys: %w", ctx.Err())
+	}
+	defer func() { <-k.renewing }()
+	if k.copied.Load() != seen || !k.attempted.IsZero() && time.Since(k.attempted) < retry {
+		return k.lastErr, nil
+	}
 	// The set serves other requests, too: the caller that happened to ask may leave.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
 	set, err := k.fetch(ctx)
-	k.lastErr = err
-	if err != nil {
-		k.log.LogAttrs(ctx, slog.LevelWarn, "cannot refresh the session keys", slog.String("url", k.url),
-			slog.Bool("known", k.copied.Load() != nil), slog.Any("error", err))
-		return
+	k.attempted = time.Now() // the end, so that those who waited for a failing attempt do not each make another
+	if err != nil && k.lastErr == nil {
+		k.log.LogAttrs(ctx, slog.LevelWarn, "cannot renew the session keys; those known still count",
+			slog.String("url", k.url), slog.Bool("known", seen != nil), slog.Any("error", err))
 	}
-	k.copied.Store(set)
+	if k.lastErr = err; err == nil {
+		k.copied.Store(set)
+	}
+	return k.lastErr, nil
 }
 
 func (k *remoteKeys) fetch(ctx context.Context) (*keySet, error) {
@@ -122,7 +138,7 @@ func (k *remoteKeys) fetch(ctx context.Context) (*keySet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("session: read keys: %w", err)
 	}
-	set := &keySet{keys: map[string]ed25519.PublicKey{}, at: k.now()}
+	set := &keySet{keys: map[string]ed25519.PublicKey{}, at: time.Now()}
 	for _, jwk := range all {
 		if key, ok := jwk.Key().(ed25519.PublicKey); ok {
 			set.keys[jwk.Marshal().KID] = key

@@ -5,9 +5,12 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,7 +70,7 @@ func status(err error) int {
 func TestSession(t *testing.T) {
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 	issuer := sessiontest.New(t)
-	v := session.NewVerifier(issuer.Config, nil)
+	v := session.NewVerifier(issuer.Config, nil, nil)
 	token := issuer.Token("ada")
 	for name, header := range map[string]http.Header{
 		"bearer":                     bearer(token),
@@ -85,7 +88,7 @@ func TestSession(t *testing.T) {
 
 func TestWhatDoesNotCountIsAnonymous(t *testing.T) {
 	issuer := sessiontest.New(t)
-	v := session.NewVerifier(issuer.Config, nil)
+	v := session.NewVerifier(issuer.Config, nil, nil)
 	good := issuer.Token("ada")
 	parts := strings.Split(good, ".")
 	encode := func(v any) string {
@@ -105,17 +108,32 @@ func TestWhatDoesNotCountIsAnonymous(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withClaims := func(c jwt.MapClaims) string {
+	withHeader := func(name string, value any, c jwt.MapClaims) string {
 		token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
 		token.Header["kid"] = issuer.Key.ID
+		if name != "" {
+			token.Header[name] = value
+		}
 		signed, err := token.SignedString(issuer.Key.Private)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return signed
 	}
+	withClaims := func(c jwt.MapClaims) string { return withHeader("", nil, c) }
 	exp := now.Add(time.Hour).Unix()
-	if caller, known, _ := identify(v, bearer(withClaims(jwt.MapClaims{"sub": "x", "iss": "turnstile", "aud": "turnstile", "exp": exp}))); !known || caller.ID != "x" {
+	fine := jwt.MapClaims{"sub": "x", "iss": "turnstile", "aud": "turnstile", "exp": exp, "jti": "1"}
+	without := func(name string) string {
+		c := maps.Clone(fine)
+		delete(c, name)
+		return withClaims(c)
+	}
+	with := func(name string, value any) string {
+		c := maps.Clone(fine)
+		c[name] = value
+		return withClaims(c)
+	}
+	if caller, known, _ := identify(v, bearer(with("aud", []string{"others", "turnstile"}))); !known || caller.ID != "x" {
 		t.Fatal("a token made here does not count, so this test shows nothing")
 	}
 	for name, token := range map[string]string{
@@ -133,9 +151,20 @@ func TestWhatDoesNotCountIsAnonymous(t *testing.T) {
 		"wrong audience": sign(t, session.Config{Audience: "others"}, issuer.Key, ada, now),
 		"wrong issuer":   sign(t, session.Config{Issuer: "others"}, issuer.Key, ada, now),
 		"nobody":         sign(t, issuer.Config, issuer.Key, session.Caller{}, now),
-		"no expiry":      withClaims(jwt.MapClaims{"sub": "ada", "iss": "turnstile", "aud": "turnstile"}),
-		"no audience":    withClaims(jwt.MapClaims{"sub": "ada", "iss": "turnstile", "exp": exp}),
-		"not yet":        withClaims(jwt.MapClaims{"sub": "ada", "iss": "turnstile", "aud": "turnstile", "exp": exp, "nbf": now.Add(time.Minute).Unix()}),
+		"no expiry":      without("exp"),
+		"no audience":    without("aud"),
+		"no issuer":      without("iss"),
+		"no subject":     without("sub"),
+		"no id":          without("jti"),
+		"id of no text":  with("jti", 5),
+		"not yet":        with("nbf", now.Add(time.Minute).Unix()),
+		"expiry is text": with("exp", "later"),
+		"no key":         withHeader("kid", "", fine),
+		"a number's key": withHeader("kid", 1, fine),
+		"a list of keys": withHeader("kid", []string{issuer.Key.ID}, fine),
+		"critical":       withHeader("crit", []string{"exp"}, fine),
+		"its own key":    withHeader("kid", "other", fine),
+		"too long":       with("padding", strings.Repeat("x", 4096)),
 	} {
 		for kind, header := range map[string]http.Header{"bearer": bearer(token), "cookie": {"Cookie": {"session=" + token}}} {
 			caller, known, err := identify(v, header)
@@ -162,151 +191,217 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-// keyServer stands in for auth's key set, and can be down.
-type keyServer struct {
-	*httptest.Server
+// authService stands in for auth's key set. It is an http.RoundTripper, so that tests have a clock of their own.
+type authService struct {
 	keys    atomic.Pointer[[]session.Key]
-	down    atomic.Bool
+	trouble atomic.Pointer[string] // "down", "gone" or "hangs"
 	fetched atomic.Int32
 }
 
-func newKeyServer(t *testing.T, keys ...session.Key) *keyServer {
-	t.Helper()
-	s := &keyServer{}
-	s.keys.Store(&keys)
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		s.fetched.Add(1)
-		if s.down.Load() {
-			http.Error(w, "down", http.StatusServiceUnavailable)
-			return
-		}
-		set, err := session.PublicSet(*s.keys.Load()...)
+func newAuth(keys ...session.Key) *authService {
+	a := &authService{}
+	a.publish(keys...)
+	a.is("fine")
+	return a
+}
+
+func (a *authService) publish(keys ...session.Key) { a.keys.Store(&keys) }
+func (a *authService) is(trouble string)           { a.trouble.Store(&trouble) }
+
+func (a *authService) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.fetched.Add(1)
+	w := httptest.NewRecorder()
+	switch *a.trouble.Load() {
+	case "down":
+		w.Code = http.StatusServiceUnavailable
+	case "gone":
+		return nil, errors.New("connection refused")
+	case "hangs":
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	default:
+		set, err := session.PublicSet(*a.keys.Load()...)
 		if err != nil {
+			return nil, err
+		}
+		w.Write(set)
+	}
+	return w.Result(), nil
+}
+
+// verifier returns one that asks a, on a clock of the test's own.
+func (a *authService) verifier() *session.Verifier {
+	return session.NewVerifier(session.Config{JWKSURL: "http://auth", Transport: a}, nil, nil)
+}
+
+// run runs v until the test ends.
+func run(t *testing.T, v *session.Verifier) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- v.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		_, _ = w.Write(set) // the test will notice
-	}))
-	t.Cleanup(s.Close)
-	return s
+	})
 }
 
 func TestAuthMayComeLater(t *testing.T) {
-	clock := newClock()
-	k := newKey(t, "1")
-	server := newKeyServer(t, k)
-	server.down.Store(true)
-	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
-	token := sign(t, session.Config{}, k, ada, time.Now())
-
-	_, known, err := identify(v, bearer(token))
-	if known || status(err) != http.StatusServiceUnavailable {
-		t.Errorf("before auth is there: %v %v, want 503: nobody can say whether this is a session", known, err)
-	}
-	if _, _, err := identify(v, http.Header{}); status(err) != http.StatusUnauthorized {
-		t.Errorf("without a session: %v, want 401", err)
-	}
-	server.down.Store(false)
-	clock.advance(session.Retry)
-	if caller, known, err := identify(v, bearer(token)); caller != ada || !known || err != nil {
-		t.Errorf("after auth has come: %v %v %v", caller, known, err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		k := newKey(t, "1")
+		auth := newAuth(k)
+		auth.is("down")
+		v := auth.verifier()
+		run(t, v)
+		token := sign(t, session.Config{}, k, ada, time.Now())
+		_, known, err := identify(v, bearer(token))
+		if known || status(err) != http.StatusServiceUnavailable {
+			t.Errorf("before auth is there: %v %v, want 503: nobody can say whether this is a session", known, err)
+		}
+		if _, _, err := identify(v, http.Header{}); status(err) != http.StatusUnauthorized {
+			t.Errorf("without a session: %v, want 401", err)
+		}
+		auth.is("fine")
+		time.Sleep(session.Retry + time.Millisecond)
+		if caller, known, err := identify(v, bearer(token)); caller != ada || !known || err != nil {
+			t.Errorf("after auth has come: %v %v %v", caller, known, err)
+		}
+	})
 }
 
+// However long auth is away, and however that looks, nobody is signed out; no request of somebody with a known key waits.
 func TestKnownKeysOutliveAuth(t *testing.T) {
-	clock := newClock()
-	k := newKey(t, "1")
-	server := newKeyServer(t, k)
-	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
-	token := sign(t, session.Config{}, k, ada, time.Now())
-	if _, known, _ := identify(v, bearer(token)); !known {
-		t.Fatal("the session does not count")
-	}
-	server.down.Store(true)
-	for range 3 {
-		clock.advance(session.MaxAge + time.Second)
-		if caller, known, err := identify(v, bearer(token)); caller != ada || !known || err != nil {
-			t.Errorf("while auth answers 503: %v %v %v", caller, known, err)
+	synctest.Test(t, func(t *testing.T) {
+		k := newKey(t, "1")
+		auth := newAuth(k)
+		v := auth.verifier()
+		run(t, v)
+		synctest.Wait()
+		for _, trouble := range []string{"down", "gone", "hangs"} {
+			auth.is(trouble)
+			for range 3 {
+				time.Sleep(session.MaxKeyAge + time.Second)
+				began := time.Now()
+				token := sign(t, session.Config{}, k, ada, time.Now())
+				if caller, known, err := identify(v, bearer(token)); caller != ada || !known || err != nil {
+					t.Errorf("auth is %s: %v %v %v", trouble, caller, known, err)
+				}
+				if waited := time.Since(began); waited > 0 {
+					t.Errorf("auth is %s: a request has waited %v", trouble, waited)
+				}
+			}
 		}
-	}
-	server.Close()
-	clock.advance(session.MaxAge + time.Second)
-	if _, known, err := identify(v, bearer(token)); !known {
-		t.Errorf("while auth is gone: %v", err)
-	}
-	other := sign(t, session.Config{}, newKey(t, "2"), ada, time.Now())
-	if _, known, err := identify(v, bearer(other)); known || status(err) != http.StatusUnauthorized {
-		t.Errorf("with an unknown key while auth is gone: %v", err)
-	}
+		// It may be that of a key that auth has signed with since.
+		other := sign(t, session.Config{}, newKey(t, "2"), ada, time.Now())
+		if _, known, err := identify(v, bearer(other)); known || status(err) != http.StatusServiceUnavailable {
+			t.Errorf("with an unknown key while auth is gone: %v", err)
+		}
+		auth.is("fine")
+		time.Sleep(3 * session.Retry) // an attempt may just have begun
+		auth.is("gone")
+		if _, known, err := identify(v, bearer(other)); known || status(err) != http.StatusUnauthorized {
+			t.Errorf("with an unknown key just after auth was there: %v", err)
+		}
+	})
 }
 
 func TestNewAndRetiredKeys(t *testing.T) {
-	clock := newClock()
-	first, second := newKey(t, "1"), newKey(t, "2")
-	server := newKeyServer(t, first)
-	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
-	old, young := sign(t, session.Config{}, first, ada, time.Now()), sign(t, session.Config{}, second, ada, time.Now())
-	if _, known, _ := identify(v, bearer(old)); !known {
-		t.Fatal("the first key does not count")
-	}
-	server.keys.Store(&[]session.Key{first, second})
-	clock.advance(session.Retry)
-	for name, token := range map[string]string{"old": old, "new": young} {
-		if _, known, err := identify(v, bearer(token)); !known {
-			t.Errorf("the %s key does not count: %v", name, err)
+	synctest.Test(t, func(t *testing.T) {
+		first, second := newKey(t, "1"), newKey(t, "2")
+		auth := newAuth(first)
+		v := auth.verifier()
+		run(t, v)
+		synctest.Wait()
+		old, young := sign(t, session.Config{}, first, ada, time.Now()), sign(t, session.Config{}, second, ada, time.Now())
+		auth.publish(first, second)
+		time.Sleep(session.Retry)
+		for name, token := range map[string]string{"old": old, "new": young} { // at once: a new key is asked for
+			if _, known, err := identify(v, bearer(token)); !known {
+				t.Errorf("the %s key does not count: %v", name, err)
+			}
 		}
-	}
-	server.keys.Store(&[]session.Key{second})
-	clock.advance(session.MaxAge + time.Second)
-	if _, known, err := identify(v, bearer(old)); known || status(err) != http.StatusUnauthorized {
-		t.Errorf("the retired key still counts: %v", err)
-	}
+		auth.publish(second)
+		time.Sleep(session.MaxKeyAge)
+		if _, known, err := identify(v, bearer(old)); known || status(err) != http.StatusUnauthorized {
+			t.Errorf("the retired key still counts: %v", err)
+		}
+	})
+}
+
+// A key that is published for MaxKeyAge is known everywhere: no request waits when it begins to sign.
+func TestKeysAreRenewedInTheBackground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newAuth(newKey(t, "1"))
+		v := auth.verifier()
+		run(t, v)
+		synctest.Wait()
+		for n := range 10 {
+			k := newKey(t, strconv.Itoa(n+2))
+			auth.publish(k)
+			time.Sleep(session.MaxKeyAge)
+			fetched := auth.fetched.Load()
+			if _, known, err := identify(v, bearer(sign(t, session.Config{}, k, ada, time.Now()))); !known {
+				t.Errorf("key %s is not known: %v", k.ID, err)
+			}
+			if auth.fetched.Load() != fetched {
+				t.Errorf("key %s was fetched by a request", k.ID)
+			}
+		}
+		if n := auth.fetched.Load(); n > 20 {
+			t.Errorf("the keys were fetched %d times in 50 minutes", n)
+		}
+	})
 }
 
 func TestUnknownKeysDoNotFloodAuth(t *testing.T) {
-	clock := newClock()
-	k := newKey(t, "1")
-	server := newKeyServer(t, k)
-	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
-	token := sign(t, session.Config{}, newKey(t, "made up"), ada, time.Now())
-	var all sync.WaitGroup
-	for range 50 {
-		all.Go(func() {
-			if _, known, err := identify(v, bearer(token)); known || status(err) != http.StatusUnauthorized {
-				t.Errorf("got %v %v", known, err)
-			}
-		})
-	}
-	all.Wait()
-	if n := server.fetched.Load(); n != 1 {
-		t.Errorf("the keys were fetched %d times", n)
-	}
-	clock.advance(session.Retry)
-	identify(v, bearer(token))
-	if n := server.fetched.Load(); n != 2 {
-		t.Errorf("after a while the keys were fetched %d times", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		auth := newAuth(newKey(t, "1"))
+		v := auth.verifier()
+		var all sync.WaitGroup
+		for i := range 50 {
+			token := sign(t, session.Config{}, newKey(t, "made up "+strconv.Itoa(i)), ada, time.Now())
+			all.Go(func() {
+				if _, known, err := identify(v, bearer(token)); known || status(err) != http.StatusUnauthorized {
+					t.Errorf("got %v %v", known, err)
+				}
+			})
+		}
+		all.Wait()
+		if n := auth.fetched.Load(); n != 1 {
+			t.Errorf("the keys were fetched %d times", n)
+		}
+		time.Sleep(session.Retry)
+		identify(v, bearer(sign(t, session.Config{}, newKey(t, "made up"), ada, time.Now())))
+		if n := auth.fetched.Load(); n != 2 {
+			t.Errorf("after a while the keys were fetched %d times", n)
+		}
+	})
 }
 
 func TestAnEmptySetIsNotBelieved(t *testing.T) {
-	clock := newClock()
-	k := newKey(t, "1")
-	server := newKeyServer(t, k)
-	v := session.NewTestVerifier(session.Config{JWKSURL: server.URL}, clock.now)
-	token := sign(t, session.Config{}, k, ada, time.Now())
-	if _, known, _ := identify(v, bearer(token)); !known {
-		t.Fatal("the session does not count")
-	}
-	server.keys.Store(&[]session.Key{})
-	clock.advance(session.MaxAge + time.Second)
-	if _, known, err := identify(v, bearer(token)); !known {
-		t.Errorf("signed out by an empty set: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		k := newKey(t, "1")
+		auth := newAuth(k)
+		v := auth.verifier()
+		run(t, v)
+		synctest.Wait()
+		auth.publish()
+		time.Sleep(2 * session.MaxKeyAge)
+		if _, known, err := identify(v, bearer(sign(t, session.Config{}, k, ada, time.Now()))); !known {
+			t.Errorf("signed out by an empty set: %v", err)
+		}
+	})
 }
 
-// A set that takes for ever holds up nobody who has a known key, and those without one only for as long as one attempt.
+// A set that takes for ever holds up those without a known key only for as long as one attempt.
 func TestAuthHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := session.NewHangingVerifier()
+		auth := newAuth()
+		auth.is("hangs")
+		v := auth.verifier()
+		run(t, v)
 		token := sign(t, session.Config{}, newKey(t, "1"), ada, time.Now())
 		start := time.Now()
 		var all sync.WaitGroup
@@ -379,6 +474,7 @@ func (c cookieMaker) Middleware(http.Handler) http.Handler {
 	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { c.make(r.Context()) })
 }
 func (cookieMaker) Require(context.Context) error { return nil }
+func (cookieMaker) Caller(context.Context) string { return "" }
 func (cookieMaker) SecuritySchemes() map[string]*huma.SecurityScheme {
 	return nil
 }
@@ -395,7 +491,7 @@ func TestTrustedOrigins(t *testing.T) {
 	}
 	issuer := sessiontest.New(t)
 	issuer.Config.TrustedOrigins = []session.Origin{o}
-	v := session.NewVerifier(issuer.Config, nil)
+	v := session.NewVerifier(issuer.Config, nil, nil)
 	for origin, want := range map[string]int{"https://shop.example": 200, "https://evil.example": 403} {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.AddCookie(&http.Cookie{Name: session.Cookie, Value: issuer.Token("ada")})
@@ -406,23 +502,4 @@ func TestTrustedOrigins(t *testing.T) {
 			t.Errorf("%s: got %d, want %d", origin, w.Code, want)
 		}
 	}
-}
-
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func newClock() *clock { return &clock{at: time.Now()} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
 }

@@ -7,11 +7,13 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"time"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/turnstile-go/turnstile/framework/database"
+	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/web"
 )
 
@@ -39,26 +41,32 @@ func (o *Origin) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// A Verifier tells callers apart by their sessions. It is a web.Authenticator.
+// A Verifier tells callers apart by their sessions. It is a web.Authenticator, and a part of the service, to be added after
+// its database and before what serves requests: Start reads what is revoked, and Run keeps that and the keys up to date.
 type Verifier struct {
 	keys    Keys
+	remote  *remoteKeys // nil where keys are local
+	revoked *revocations
 	parser  *jwt.Parser
 	log     *slog.Logger
 	origins *http.CrossOriginProtection
 }
 
-// NewVerifier returns a Verifier that gets the keys from cfg.JWKSURL when the first session arrives, and renews them now and
-// then. Once it has keys, sessions stay valid while auth cannot be reached. A nil log discards.
-func NewVerifier(cfg Config, log *slog.Logger) *Verifier {
-	log = orDiscard(log)
-	return NewLocalVerifier(cfg, log, newRemoteKeys(cfg.JWKSURL, cfg.Transport, log, time.Now))
+// NewVerifier returns a Verifier that has the keys from cfg.JWKSURL. Once it has them, sessions stay valid while auth cannot
+// be reached. What is revoked is in db, with the table of [Migrations]; in a service without a database, for which db is nil,
+// sessions count until they expire. A nil log discards.
+func NewVerifier(cfg Config, db *database.DB, log *slog.Logger) *Verifier {
+	keys := newRemoteKeys(cfg.JWKSURL, cfg.Transport, orDiscard(log))
+	v := NewLocalVerifier(cfg, db, log, keys)
+	v.remote = keys
+	return v
 }
 
 // NewLocalVerifier is NewVerifier with keys from this process, which is what auth itself uses. It panics when cfg holds an
 // Origin that is not one, which none is that was read from text.
-func NewLocalVerifier(cfg Config, log *slog.Logger, keys Keys) *Verifier {
-	cfg = cfg.withDefaults()
-	v := &Verifier{keys: keys, log: orDiscard(log), origins: http.NewCrossOriginProtection()}
+func NewLocalVerifier(cfg Config, db *database.DB, log *slog.Logger, keys Keys) *Verifier {
+	cfg, log = cfg.withDefaults(), orDiscard(log)
+	v := &Verifier{keys: keys, revoked: newRevocations(db, log), log: log, origins: http.NewCrossOriginProtection()}
 	for _, origin := range cfg.TrustedOrigins {
 		if err := v.origins.AddTrustedOrigin(string(origin)); err != nil {
 			panic("session: " + err.Error())
@@ -67,9 +75,44 @@ func NewLocalVerifier(cfg Config, log *slog.Logger, keys Keys) *Verifier {
 	v.parser = jwt.NewParser(
 		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
 		jwt.WithIssuer(cfg.Issuer), jwt.WithAudience(cfg.Audience),
-		jwt.WithExpirationRequired(), jwt.WithLeeway(5*time.Second), // clocks differ
+		jwt.WithExpirationRequired(), jwt.WithLeeway(leeway),
 	)
 	return v
+}
+
+// Listen has l hear of what is revoked. Auth itself, which is who revokes, does not listen.
+func (v *Verifier) Listen(l *event.Listener) {
+	event.Handle(l, func(ctx context.Context, tx *database.Tx, m *event.Message[Revoked]) error {
+		_, err := v.Revoke(ctx, tx, m.Data)
+		return err
+	})
+}
+
+// Revoke has r count no longer once tx is committed: in this process at once, in others of the service after a second or
+// so. It reports false if that is so already, or r is over. To tell other services is up to the caller, who publishes r.
+func (v *Verifier) Revoke(ctx context.Context, tx *database.Tx, r Revoked) (bool, error) {
+	return v.revoked.record(ctx, tx, r)
+}
+
+// Start reads what is revoked, so that nothing of it counts, not even for a moment.
+func (v *Verifier) Start(ctx context.Context) error {
+	if v.revoked == nil {
+		return nil
+	}
+	return v.revoked.learn(ctx, true)
+}
+
+// Run keeps what is revoked and the keys up to date until ctx is done.
+func (v *Verifier) Run(ctx context.Context) error {
+	var parts sync.WaitGroup
+	if v.remote != nil {
+		parts.Go(func() { v.remote.run(ctx) })
+	}
+	if v.revoked != nil {
+		parts.Go(func() { v.revoked.run(ctx) })
+	}
+	parts.Wait()
+	return nil
 }
 
 func orDiscard(log *slog.Logger) *slog.Logger {
@@ -81,10 +124,30 @@ func orDiscard(log *slog.Logger) *slog.Logger {
 
 // Verify returns whose session token is. The error is about the token, unless it says that keys could not be had.
 func (v *Verifier) Verify(ctx context.Context, token string) (Caller, error) {
+	c, err := v.verify(ctx, token)
+	if err != nil {
+		return Caller{}, err
+	}
+	return Caller{ID: c.Subject, Email: c.Email}, nil
+}
+
+// maxToken is the most bytes of a token that are looked at: a cookie cannot be larger (RFC 6265, section 6.1).
+const maxToken = 4096
+
+func (v *Verifier) verify(ctx context.Context, token string) (*claims, error) {
+	if len(token) > maxToken {
+		return nil, errors.New("session: verify: the token is too long")
+	}
 	var unreachable error
 	var c claims
 	_, err := v.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
 		id, _ := t.Header["kid"].(string)
+		if _, critical := t.Header["crit"]; critical {
+			return nil, errors.New("it has critical extensions, of which none is known") // RFC 7515, section 4.1.11
+		}
+		if id == "" || v.revoked.has(id) {
+			return nil, ErrUnknownKey
+		}
 		key, err := v.keys.Key(ctx, id)
 		if err != nil && !errors.Is(err, ErrUnknownKey) {
 			unreachable = err
@@ -93,13 +156,35 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Caller, error) {
 	})
 	switch {
 	case unreachable != nil:
-		return Caller{}, unreachableError{unreachable}
+		return nil, unreachableError{unreachable}
 	case err != nil:
-		return Caller{}, fmt.Errorf("session: verify: %w", err)
+		return nil, fmt.Errorf("session: verify: %w", err)
 	case c.Subject == "":
-		return Caller{}, errors.New("session: verify: the token names nobody")
+		return nil, errors.New("session: verify: the token names nobody")
+	case c.ID == "":
+		return nil, errors.New("session: verify: the token has no id, so that it could not be revoked")
+	case v.revoked.has(c.ID):
+		return nil, errors.New("session: verify: the session is revoked")
 	}
-	return Caller{ID: c.Subject, Email: c.Email}, nil
+	return &c, nil
+}
+
+// Presented returns the sessions that the request came with to which ctx belongs, as what revokes them. There are two if it
+// came with a bearer token and another session in the cookie, and none without a valid one. It fails when it is not known
+// whether one is valid.
+func (v *Verifier) Presented(ctx context.Context) ([]Revoked, error) {
+	var all []Revoked
+	s, _ := ctx.Value(stateKey{}).(state)
+	for _, token := range s.tokens {
+		c, err := v.verify(ctx, token)
+		if unreachable := (unreachableError{}); errors.As(err, &unreachable) {
+			return nil, err
+		}
+		if err == nil {
+			all = append(all, Revoked{ID: c.ID, ExpiresAt: c.ExpiresAt.UTC()})
+		}
+	}
+	return all, nil
 }
 
 // unreachableError says that a token could not be judged.
@@ -110,15 +195,21 @@ func (e unreachableError) Unwrap() error { return e.error }
 // Middleware notes the caller in the request's context. A bearer token goes before the cookie. A request with the cookie and
 // an unsafe method is refused when it comes from another origin's page.
 func (v *Verifier) Middleware(next http.Handler) http.Handler {
-	identified := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, _ := tokenOf(r)
-		if token == "" {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tokens, byCookie := tokensOf(r)
+		if byCookie {
+			if err := v.origins.Check(r); err != nil {
+				web.WriteProblem(w, r, web.Forbidden("Requests from other origins are refused"))
+				return
+			}
+		}
+		if len(tokens) == 0 {
 			next.ServeHTTP(w, r)
 			return
 		}
-		var s state
+		s := state{tokens: tokens}
 		var err error
-		if s.caller, err = v.Verify(r.Context(), token); err == nil {
+		if s.caller, err = v.Verify(r.Context(), tokens[0]); err == nil {
 			s.known = true
 		} else if unreachable := (unreachableError{}); errors.As(err, &unreachable) {
 			s.err = err
@@ -128,33 +219,33 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), stateKey{}, s)))
 	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, byCookie := tokenOf(r); byCookie {
-			if err := v.origins.Check(r); err != nil {
-				web.WriteProblem(w, r, web.OtherOrigin())
-				return
-			}
-		}
-		identified.ServeHTTP(w, r)
-	})
 }
 
-// tokenOf returns the request's token, and whether a cookie brought it: that is, whether the browser added it by itself.
-func tokenOf(r *http.Request) (token string, byCookie bool) {
-	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
-		return strings.TrimSpace(token), false
+// tokensOf returns the request's tokens, of which the first one counts, and whether that is a cookie's: that is, whether the
+// browser added it by itself. Of several cookies of the name it is the first (RFC 6265, section 5.4: the one whose path fits
+// best).
+func tokensOf(r *http.Request) (tokens []string, byCookie bool) {
+	scheme, bearer, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if ok && strings.EqualFold(scheme, "Bearer") {
+		tokens = append(tokens, strings.TrimSpace(bearer))
 	}
-	c, err := r.Cookie(Cookie)
-	if err != nil {
-		return "", false
+	if c, err := r.Cookie(Cookie); err == nil {
+		tokens = append(tokens, c.Value)
+		byCookie = len(tokens) == 1
 	}
-	return c.Value, true
+	return tokens, byCookie
 }
 
 // Require returns 401 unless the request has a valid session.
 func (v *Verifier) Require(ctx context.Context) error {
 	_, err := Require(ctx)
 	return err
+}
+
+// Caller returns the id of the request's caller, empty for one without a session.
+func (v *Verifier) Caller(ctx context.Context) string {
+	caller, _ := From(ctx)
+	return caller.ID
 }
 
 // SecuritySchemes describes the cookie and the bearer token.

@@ -34,20 +34,22 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 		return err
 	}
 	cfg.Events.Lead = pod.Lead("prune")
-	db, err := database.New(cfg.Database, event.Migrations(), store.Migrations())
+	db, err := database.New(cfg.Database, event.Migrations(), session.Migrations(), store.Migrations())
 	if err != nil {
 		return err
 	}
 	outbox := event.NewOutbox(db, s.Name, server.Publishes()...)
 	keys := server.NewKeyring(db)
 	api := web.NewServer("users", cfg.HTTP, s.Log, s.Tracer, s.Meter)
-	api.Authenticate(session.NewLocalVerifier(cfg.Session, s.Log, keys))
+	sessions := session.NewLocalVerifier(cfg.Session, db, s.Log, keys)
+	api.Authenticate(sessions)
 
-	srv := server.New(db, outbox, keys, cfg.Session, user.NewHasher(cfg.Passwords))
+	srv := server.New(db, outbox, keys, sessions, cfg.Session, user.NewHasher(cfg.Passwords))
 	srv.Routes(api.API())
 
 	s.Add("kubernetes", pod)
 	s.Add("database", db)
+	s.Add("sessions", sessions)
 	s.Add("events", event.NewClient(cfg.Events, outbox, nil, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,
 	}, brokers...))

@@ -261,7 +261,7 @@ func TestManySignUpsOfOneAddress(t *testing.T) {
 func TestPublishedKeysVerifySessions(t *testing.T) {
 	onBoth(t, func(t *testing.T, h *harness) {
 		a := h.post(t, 0, "signup", credentials("ada@example.com", "password"))
-		other := session.NewVerifier(session.Config{JWKSURL: h.URLs[len(h.URLs)-1] + "/.well-known/jwks.json"}, nil)
+		other := session.NewVerifier(session.Config{JWKSURL: h.URLs[len(h.URLs)-1] + "/.well-known/jwks.json"}, nil, nil)
 		caller, err := other.Verify(t.Context(), a.session())
 		if err != nil || caller != (session.Caller{ID: identityOf(t, a).ID, Email: "ada@example.com"}) {
 			t.Errorf("got %+v %v", caller, err)

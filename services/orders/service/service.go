@@ -38,14 +38,16 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 		return err
 	}
 	cfg.Events.Lead = pod.Lead("prune")
-	db, err := database.New(cfg.Database, event.Migrations(), store.Migrations())
+	db, err := database.New(cfg.Database, event.Migrations(), session.Migrations(), store.Migrations())
 	if err != nil {
 		return err
 	}
 	outbox := event.NewOutbox(db, s.Name, server.Publishes()...)
 	listener := event.NewListener(db, s.Name)
 	api := web.NewServer("orders", cfg.HTTP, s.Log, s.Tracer, s.Meter)
-	api.Authenticate(session.NewVerifier(cfg.Session, s.Log))
+	sessions := session.NewVerifier(cfg.Session, db, s.Log)
+	sessions.Listen(listener)
+	api.Authenticate(sessions)
 
 	srv := server.New(db, outbox, cfg.Expiration)
 	srv.Listen(listener)
@@ -53,6 +55,7 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 
 	s.Add("kubernetes", pod)
 	s.Add("database", db)
+	s.Add("sessions", sessions)
 	s.Add("events", event.NewClient(cfg.Events, outbox, listener, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,
 	}, brokers...))

@@ -20,40 +20,58 @@ import (
 
 // Routes registers the service's operations.
 func (s *Server) Routes(api huma.API) {
+	api.OpenAPI().Info.Description = "Who somebody is. Signing up or in starts a session, which all services know by the same cookie or token."
 	huma.Register(api, huma.Operation{
 		OperationID: "sign-up", Summary: "Become a user, and sign in",
-		Method: http.MethodPost, Path: "/api/users/signup", DefaultStatus: http.StatusCreated,
-		Errors: []int{http.StatusConflict},
+		Description: "An e-mail address can be used once, in whatever letter case.",
+		Method:      http.MethodPost, Path: "/api/users/signup", DefaultStatus: http.StatusCreated,
+		Responses: web.Problems(web.Conflict("Email in use")),
 	}, s.signUp)
 	huma.Register(api, huma.Operation{
 		OperationID: "sign-in", Summary: "Start a session",
-		Method: http.MethodPost, Path: "/api/users/signin",
-		Errors: []int{http.StatusUnauthorized},
+		Description: "Whether the address is unknown or the password is wrong is not told.",
+		Method:      http.MethodPost, Path: "/api/users/signin",
+		Responses: web.Problems(web.Unauthorized("Invalid credentials")),
 	}, s.signIn)
 	huma.Register(api, huma.Operation{
 		OperationID: "sign-out", Summary: "End the session, if there is one",
-		Method: http.MethodPost, Path: "/api/users/signout",
+		Description: "It ends for all services, and wherever the same cookie or token is used.",
+		Method:      http.MethodPost, Path: "/api/users/signout",
+		Security: session.Optional,
 	}, s.signOut)
 	huma.Register(api, huma.Operation{
 		OperationID: "current-user", Summary: "Tell whose session this is",
-		Method: http.MethodGet, Path: "/api/users/currentuser",
+		Description: "Without a session, or with one that has ended, it is nobody's: null.",
+		Method:      http.MethodGet, Path: "/api/users/currentuser",
+		Security: session.Optional,
 	}, s.currentUser)
 	huma.Register(api, huma.Operation{
 		OperationID: "public-keys", Summary: "Publish the keys that sessions are verified with",
-		Method: http.MethodGet, Path: "/.well-known/jwks.json",
+		Description: "A JSON Web Key Set (RFC 7517) of Ed25519 keys (RFC 8037).",
+		Method:      http.MethodGet, Path: "/.well-known/jwks.json",
+		Responses: map[string]*huma.Response{"200": {Content: map[string]*huma.MediaType{"application/json": {
+			Schema: &huma.Schema{
+				Type: huma.TypeObject, Required: []string{"keys"}, AdditionalProperties: true,
+				Properties: map[string]*huma.Schema{"keys": {Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeObject}}},
+			},
+			Example: map[string]any{"keys": []any{map[string]any{
+				"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig",
+				"kid": "019aaf3c-2f61-7c0a-8f43-d0b1e9a57c26", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+			}}},
+		}}}},
 	}, s.publicKeys)
 }
 
 // User is a user on the wire.
 type User struct {
-	ID    string `json:"id"`
-	Email string `json:"email"`
+	ID    string `json:"id" example:"019aaf3d-52f0-7a11-8c3e-2b9d4e7f6a10"`
+	Email string `json:"email" format:"email" example:"ann@example.com"`
 }
 
 // SignUp is what a new user says.
 type SignUp struct {
-	Email    string `json:"email" doc:"In whatever letter case: it is the same address"`
-	Password string `json:"password" doc:"8 to 128 characters, taken as they are"`
+	Email    string `json:"email" doc:"In whatever letter case: it is the same address" format:"email" example:"ann@example.com"`
+	Password string `json:"password" doc:"Taken as it is" minLength:"8" maxLength:"128" format:"password" example:"correct horse"`
 }
 
 // Validate implements web's validation of bodies.
@@ -63,8 +81,8 @@ func (in SignUp) Validate() []web.Field {
 
 // SignIn is what a user says to prove who they are.
 type SignIn struct {
-	Email    string `json:"email"`
-	Password string `json:"password"`
+	Email    string `json:"email" format:"email" example:"ann@example.com"`
+	Password string `json:"password" minLength:"1" format:"password" example:"correct horse"`
 }
 
 // Validate implements web's validation of bodies. A password that nobody can
@@ -148,7 +166,7 @@ func (s *Server) begin(ctx context.Context, u user.User) (*sessionOutput, error)
 	if err != nil {
 		return nil, err
 	}
-	token, expires, err := s.sessions.Sign(keys[0], session.Caller{ID: u.ID, Email: u.Email}, time.Now())
+	token, expires, err := s.issue.Sign(keys[0], session.Caller{ID: u.ID, Email: u.Email}, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -163,8 +181,32 @@ type signOutOutput struct {
 	Body      Nothing
 }
 
+// signOut revokes every session that the request came with.
 func (s *Server) signOut(ctx context.Context, _ *struct{}) (*signOutOutput, error) {
+	presented, err := s.sessions.Presented(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(presented) > 0 {
+		if err := s.db.InTx(ctx, func(tx *database.Tx) error { return s.revoke(ctx, tx, presented...) }); err != nil {
+			return nil, err
+		}
+	}
 	return &signOutOutput{SetCookie: session.ClearCookie(ctx)}, nil
+}
+
+// revoke has sessions, or keys, count no longer, and tells everybody.
+func (s *Server) revoke(ctx context.Context, tx *database.Tx, all ...session.Revoked) error {
+	for _, r := range all {
+		news, err := s.sessions.Revoke(ctx, tx, r)
+		if err == nil && news {
+			err = s.outbox.Publish(ctx, tx, r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CurrentUser is the user whose session it is, null for none.

@@ -23,19 +23,22 @@ type Server struct {
 	db       *database.DB
 	outbox   *event.Outbox
 	keys     *Keyring
-	sessions session.Config
+	sessions *session.Verifier
+	issue    session.Config
 	hasher   *user.Hasher
 }
 
 // New returns a server on a database with the schema of store.Migrations, and
-// an outbox for the events of Publishes.
-func New(db *database.DB, outbox *event.Outbox, keys *Keyring, sessions session.Config, hasher *user.Hasher) *Server {
-	return &Server{db: db, outbox: outbox, keys: keys, sessions: sessions, hasher: hasher}
+// an outbox for the events of Publishes. Sessions are issued as issue says.
+func New(
+	db *database.DB, outbox *event.Outbox, keys *Keyring, sessions *session.Verifier, issue session.Config, hasher *user.Hasher,
+) *Server {
+	return &Server{db: db, outbox: outbox, keys: keys, sessions: sessions, issue: issue, hasher: hasher}
 }
 
 // Publishes has one event of every type that the service publishes.
 func Publishes() []event.Event {
-	return []event.Event{auth.Registered{}}
+	return []event.Event{auth.Registered{}, session.Revoked{}}
 }
 
 // Keyring has the keys that sessions are signed and verified with. It is a part
