@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -42,26 +43,40 @@ func newAPI(s *Server, e *echo.Echo) *api {
 func (a *api) admit(ctx huma.Context, next func(huma.Context)) {
 	c := humaecho.Unwrap(ctx)
 	op := ctx.Operation()
-	if len(op.Security) > 0 {
+	if needsSession(op) {
 		if err := a.server.auth.Require(ctx.Context()); err != nil {
 			WriteProblem(c.Response(), c.Request(), a.server.problem(ctx.Context(), err))
 			return
 		}
 	}
-	t, ok := a.bodies[key(op)]
-	if !ok {
-		next(ctx)
-		return
+	var body []byte
+	var p *Problem
+	if t, ok := a.bodies[key(op)]; ok {
+		if body, p = readBody(c.Response(), c.Request(), a.server.cfg.BodyLimit); p == nil {
+			p = checkBody(body, t)
+		}
+		ctx = checkedContext{ctx, body}
 	}
-	body, p := readBody(c.Response(), c.Request(), a.server.cfg.BodyLimit)
-	if p == nil {
-		p = checkBody(body, t)
+	var repeatable string
+	if creates(op) {
+		var err error
+		if repeatable, err = readIdempotencyKey(c.Request().Header); err != nil {
+			p = p.andInvalid(Field{Name: idempotencyKey, Message: idempotencyKey + " " + err.Error()})
+		}
 	}
-	if p != nil {
+	switch {
+	case p != nil:
 		WriteProblem(c.Response(), c.Request(), p)
-		return
+	case repeatable != "":
+		a.server.attempt(ctx, repeatable, body, next)
+	default:
+		next(ctx)
 	}
-	next(checkedContext{ctx, body})
+}
+
+// needsSession reports whether op is for callers with a session only: its Security has no empty choice.
+func needsSession(op *huma.Operation) bool {
+	return len(op.Security) > 0 && !slices.ContainsFunc(op.Security, func(choice map[string][]string) bool { return len(choice) == 0 })
 }
 
 type humaContext huma.Context // another name, because the interface has a method called Context
@@ -146,6 +161,8 @@ type Authenticator interface {
 	Middleware(next http.Handler) http.Handler
 	// Require returns an error, normally a *Problem, unless the request's caller may use an operation with Security.
 	Require(ctx context.Context) error
+	// Caller returns the id of the request's caller, empty for one without a session.
+	Caller(ctx context.Context) string
 	// SecuritySchemes documents how callers identify themselves.
 	SecuritySchemes() map[string]*huma.SecurityScheme
 }

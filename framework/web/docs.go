@@ -180,7 +180,7 @@ func newDocs(name string, api *huma.OpenAPI) (*docs, error) {
 func docsOf(path string, op *huma.Operation, schemas map[string]*huma.Schema) (o docsOperation, err error) {
 	o = docsOperation{
 		ID: op.OperationID, Method: op.Method, Path: path, Summary: op.Summary, Description: paragraphs(op.Description),
-		Session: len(op.Security) > 0,
+		Session: needsSession(op),
 	}
 	for _, p := range op.Parameters {
 		o.Params = append(o.Params, docsParam{

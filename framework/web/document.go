@@ -72,13 +72,16 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 		op.BodyReadTimeout = 0
 	}
 	s.operations = append(s.operations, operation{
-		Method: op.Method, Path: op.Path, ID: op.OperationID, Summary: op.Summary, Session: len(op.Security) > 0,
+		Method: op.Method, Path: op.Path, ID: op.OperationID, Summary: op.Summary, Session: needsSession(op),
 	})
 	if op.Hidden {
 		return
 	}
 	if len(op.Tags) == 0 {
 		op.Tags = []string{s.name}
+	}
+	if creates(op) {
+		documentIdempotencyKey(op)
 	}
 	// Huma has described its own error type: what remains of it are the statuses.
 	statuses := op.Errors
@@ -117,7 +120,7 @@ func (a *api) problemsOf(op *huma.Operation) []*Problem {
 	internal := newProblem(http.StatusInternalServerError, "Something went wrong")
 	internal.TraceID = "4bf92f3577b34da6a3ce929d0e0e4736"
 	problems := []*Problem{slowDown(1), internal, away()}
-	if len(op.Security) > 0 {
+	if needsSession(op) {
 		var refused *Problem
 		if errors.As(auth.Require(context.Background()), &refused) {
 			problems = append(problems, refused)
@@ -129,6 +132,9 @@ func (a *api) problemsOf(op *huma.Operation) []*Problem {
 	if t, ok := a.bodies[key(op)]; ok {
 		problems = append(problems, checkBody([]byte("{"), t), tooSlow(), tooLarge(), notJSON(),
 			cmp.Or(checkBody([]byte("{}"), t), checkBody(nil, t)))
+	}
+	if creates(op) {
+		problems = append(problems, underWay(), otherRequest())
 	}
 	for _, p := range op.Parameters {
 		if p.In == "query" {

@@ -27,6 +27,7 @@ func (g *guard) Middleware(next http.Handler) http.Handler {
 	})
 }
 func (*guard) Require(context.Context) error                    { return nil }
+func (*guard) Caller(context.Context) string                    { return "" }
 func (*guard) SecuritySchemes() map[string]*huma.SecurityScheme { return nil }
 
 // requests returns how to send one from an address, as a proxy passes it on.

@@ -96,6 +96,17 @@ func Invalid(fields ...Field) *Problem {
 	return newProblem(http.StatusUnprocessableEntity, "The request is not valid", fields...)
 }
 
+// andInvalid adds a failure before those of p, which may be nil. It makes no difference to a problem other than 422.
+func (p *Problem) andInvalid(f Field) *Problem {
+	switch {
+	case p == nil:
+		return Invalid(f)
+	case p.Status != http.StatusUnprocessableEntity:
+		return p
+	}
+	return Invalid(append([]Field{f}, p.Errors...)...)
+}
+
 // Unavailable is 503: worth another try after the given time, which is rounded up to whole seconds, at least one.
 func Unavailable(msg string, retryAfter time.Duration) *Problem {
 	return newProblem(http.StatusServiceUnavailable, msg).retryAfter(retryAfter)

@@ -35,6 +35,7 @@ type Server struct {
 	draining   atomic.Bool // answers close their connections
 	limits     *limiter
 	document   func() ([]byte, error) // the OpenAPI document, made once
+	pruned     atomic.Int64           // when old idempotency keys were forgotten, in microseconds
 
 	mu       sync.Mutex
 	listener net.Listener

@@ -76,7 +76,7 @@ func newHats(t *testing.T, cfg web.Config) *hats {
 	h := &hats{issuer: sessiontest.New(t), log: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.Server = web.NewServer("hats", cfg, log, nil, nil)
-	h.Authenticate(session.NewVerifier(h.issuer.Config, log))
+	h.Authenticate(session.NewVerifier(h.issuer.Config, nil, log))
 	h.MapErrors(func(err error) *web.Problem {
 		if errors.Is(err, errOutOfHats) {
 			return web.Conflict("No hats left")
