@@ -38,7 +38,7 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 		return err
 	}
 	cfg.Events.Lead = pod.Lead("prune")
-	db, err := database.New(cfg.Database, event.Migrations(), session.Migrations(), store.Migrations())
+	db, err := database.New(cfg.Database, event.Migrations(), session.Migrations(), web.Migrations(), store.Migrations())
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 		return err
 	}
 	cfg.Events.Lead = pod.Lead("prune", "recovery")
-	db, err := database.New(cfg.Database, event.Migrations(), session.Migrations(), store.Migrations(), sandbox.Migrations())
+	db, err := database.New(cfg.Database, event.Migrations(), session.Migrations(), web.Migrations(), store.Migrations(), sandbox.Migrations())
 	if err != nil {
 		return err
 	}

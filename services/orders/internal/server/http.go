@@ -21,46 +21,54 @@ import (
 
 // Routes registers the service's operations.
 func (s *Server) Routes(api huma.API) {
+	api.OpenAPI().Info.Description = "An order reserves a ticket for its buyer until it is paid, is cancelled, or expires. Its ticket is as it " +
+		"was when it was ordered: what is shown is what is charged."
+	notFound, notBuyer := web.NotFound("Order not found"), web.Forbidden("This order is somebody else's")
 	huma.Register(api, huma.Operation{
-		OperationID: "create-order", Summary: "Order a ticket, which nobody else can buy then",
-		Method: http.MethodPost, Path: "/api/orders", DefaultStatus: http.StatusCreated,
+		OperationID: "create-order", Summary: "Order a ticket",
+		Description: "Nobody else can order it then. Of several who try at the same time one succeeds.",
+		Method:      http.MethodPost, Path: "/api/orders", DefaultStatus: http.StatusCreated,
 		Security: session.Required,
-		Errors:   []int{http.StatusNotFound, http.StatusConflict},
+		Responses: web.Problems(web.NotFound("Ticket not found"),
+			web.Conflict(order.ErrTaken.Error()), web.Conflict(order.ErrOwnTicket.Error())),
 	}, s.create)
 	huma.Register(api, huma.Operation{
 		OperationID: "list-orders", Summary: "List the caller's orders, newest first",
-		Method: http.MethodGet, Path: "/api/orders",
+		Description: "In every state.",
+		Method:      http.MethodGet, Path: "/api/orders",
 		Security: session.Required,
 	}, s.list)
 	huma.Register(api, huma.Operation{
 		OperationID: "get-order", Summary: "Show an order of the caller's",
-		Method: http.MethodGet, Path: "/api/orders/{id}",
-		Security: session.Required,
-		Errors:   []int{http.StatusNotFound, http.StatusForbidden},
+		Description: "It stays `created` until it is `complete`, which it is once it is paid, or `cancelled`.",
+		Method:      http.MethodGet, Path: "/api/orders/{id}",
+		Security:  session.Required,
+		Responses: web.Problems(notFound, notBuyer),
 	}, s.get)
 	huma.Register(api, huma.Operation{
 		OperationID: "cancel-order", Summary: "Cancel an order that is not complete",
-		Method: http.MethodDelete, Path: "/api/orders/{id}", DefaultStatus: http.StatusNoContent,
-		Security: session.Required,
-		Errors:   []int{http.StatusNotFound, http.StatusForbidden, http.StatusConflict},
+		Description: "Its ticket can be ordered again. Cancelling a cancelled order changes nothing.",
+		Method:      http.MethodDelete, Path: "/api/orders/{id}", DefaultStatus: http.StatusNoContent,
+		Security:  session.Required,
+		Responses: web.Problems(notFound, notBuyer, web.Conflict(order.ErrComplete.Error())),
 	}, s.delete)
 }
 
 // Order is an order on the wire.
 type Order struct {
-	ID        string        `json:"id"`
+	ID        string        `json:"id" example:"019aaf40-1e5d-7b63-a7f2-8d1c0b9e4f35"`
 	Status    string        `json:"status" enum:"created,complete,cancelled"`
-	UserID    string        `json:"userId" doc:"The buyer"`
-	ExpiresAt time.Time     `json:"expiresAt" doc:"When the order is cancelled unless it is complete"`
-	Version   int64         `json:"version" doc:"0, then one more with every change"`
+	UserID    string        `json:"userId" doc:"The buyer" example:"019aaf3f-0c44-7e58-b1a6-93d7c2e5f048"`
+	ExpiresAt time.Time     `json:"expiresAt" doc:"When the order is cancelled unless it is complete" example:"2026-01-02T15:19:05.678Z"`
+	Version   int64         `json:"version" doc:"0, then one more with every change" minimum:"0" example:"0"`
 	Ticket    OrderedTicket `json:"ticket"`
 }
 
 // OrderedTicket is a ticket as it was when it was ordered, on the wire.
 type OrderedTicket struct {
-	ID    string `json:"id"`
-	Title string `json:"title"`
-	Price price  `json:"price"`
+	ID    string `json:"id" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
+	Title string `json:"title" example:"A concert"`
+	Price price  `json:"price" example:"19.99"`
 }
 
 // price is an order.Price with a schema.
@@ -80,7 +88,7 @@ func onWire(o order.Order) Order {
 
 // OrderInput says what a buyer wants.
 type OrderInput struct {
-	TicketID string `json:"ticketId"`
+	TicketID string `json:"ticketId" doc:"The ticket to order" minLength:"1" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
 }
 
 // Validate implements web's validation of bodies.
@@ -98,6 +106,16 @@ func (s *Server) create(ctx context.Context, in *struct{ Body OrderInput }) (*or
 	if err != nil {
 		return nil, err
 	}
+	return web.Once(ctx, s.db, func(keep func(context.Context, *database.Tx, *orderOutput) error) (*orderOutput, error) {
+		out, err := s.place(ctx, caller.ID, in.Body.TicketID, keep)
+		return out, problem(err, "Ticket not found")
+	})
+}
+
+// place makes an order, and keeps the answer.
+func (s *Server) place(
+	ctx context.Context, userID, ticketID string, keep func(context.Context, *database.Tx, *orderOutput) error,
+) (*orderOutput, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, err
@@ -106,26 +124,27 @@ func (s *Server) create(ctx context.Context, in *struct{ Body OrderInput }) (*or
 
 	// A look before the transaction turns away, without a write, all but the
 	// first of the many who want the same ticket.
-	t, taken, err := store.Ticket(ctx, s.db, in.Body.TicketID)
+	t, taken, err := store.Ticket(ctx, s.db, ticketID)
 	if err != nil {
-		return nil, problem(err, "Ticket not found")
+		return nil, err
 	}
-	o, err := order.Place(id.String(), caller.ID, t, now, s.expiration)
-	if err == nil && taken {
-		err = order.ErrTaken
+	if _, err := order.Place(id.String(), userID, t, now, s.expiration); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, problem(err, "")
+	if taken {
+		return nil, order.ErrTaken
 	}
 
+	var out *orderOutput
 	err = s.db.InTx(ctx, func(tx *database.Tx) error {
 		// The lock keeps the ticket from being deleted or edited unseen, and
 		// tells of what was since the look.
-		t, err := store.LockTicket(ctx, tx, in.Body.TicketID)
+		t, err := store.LockTicket(ctx, tx, ticketID)
 		if err != nil {
 			return err
 		}
-		if o, err = order.Place(id.String(), caller.ID, t, now, s.expiration); err != nil {
+		o, err := order.Place(id.String(), userID, t, now, s.expiration)
+		if err != nil {
 			return err
 		}
 		if err := store.Insert(ctx, tx, o); err != nil {
@@ -139,12 +158,16 @@ func (s *Server) create(ctx context.Context, in *struct{ Body OrderInput }) (*or
 		if err != nil {
 			return err
 		}
-		return s.outbox.Publish(ctx, tx, expiration{OrderID: o.ID}, event.At(o.ExpiresAt))
+		if err := s.outbox.Publish(ctx, tx, expiration{OrderID: o.ID}, event.At(o.ExpiresAt)); err != nil {
+			return err
+		}
+		out = &orderOutput{Body: onWire(o)}
+		return keep(ctx, tx, out)
 	})
 	if err != nil {
-		return nil, problem(err, "Ticket not found")
+		return nil, err
 	}
-	return &orderOutput{Body: onWire(o)}, nil
+	return out, nil
 }
 
 func (s *Server) list(ctx context.Context, in *struct{ web.Page }) (*web.Listing[Order], error) {
@@ -158,7 +181,7 @@ func (s *Server) list(ctx context.Context, in *struct{ web.Page }) (*web.Listing
 }
 
 func (s *Server) get(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" example:"019aaf40-1e5d-7b63-a7f2-8d1c0b9e4f35"`
 }) (*orderOutput, error) {
 	o, err := own(ctx, s.db, in.ID)
 	if err != nil {
@@ -168,7 +191,7 @@ func (s *Server) get(ctx context.Context, in *struct {
 }
 
 func (s *Server) delete(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" example:"019aaf40-1e5d-7b63-a7f2-8d1c0b9e4f35"`
 }) (*struct{}, error) {
 	err := s.db.InTx(ctx, func(tx *database.Tx) error {
 		o, err := own(ctx, tx, in.ID)

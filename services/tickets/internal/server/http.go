@@ -18,47 +18,57 @@ import (
 
 // Routes registers the service's operations.
 func (s *Server) Routes(api huma.API) {
+	api.OpenAPI().Info.Description = "What sellers offer, for everybody to see. A ticket that is ordered is reserved; a reserved or sold " +
+		"one is listed to nobody but its seller, and is as it is."
+	notFound, notSeller := web.NotFound("Ticket not found"), web.Forbidden("This ticket is somebody else's")
 	huma.Register(api, huma.Operation{
 		OperationID: "list-tickets", Summary: "List the tickets that can be bought, newest first",
-		Method: http.MethodGet, Path: "/api/tickets",
+		Description: "Those that are reserved or sold are left out.",
+		Method:      http.MethodGet, Path: "/api/tickets",
 	}, s.list)
 	huma.Register(api, huma.Operation{
 		OperationID: "list-my-tickets", Summary: "List the caller's own tickets in every state, newest first",
-		Method: http.MethodGet, Path: "/api/tickets/mine",
+		Description: "Those that have an `orderId` are reserved or sold.",
+		Method:      http.MethodGet, Path: "/api/tickets/mine",
 		Security: session.Required,
 	}, s.mine)
 	huma.Register(api, huma.Operation{
-		OperationID: "get-ticket", Summary: "Show a ticket, also one that is reserved or sold",
-		Method: http.MethodGet, Path: "/api/tickets/{id}",
-		Errors: []int{http.StatusNotFound},
+		OperationID: "get-ticket", Summary: "Show a ticket",
+		Description: "Also one that is reserved or sold.",
+		Method:      http.MethodGet, Path: "/api/tickets/{id}",
+		Responses: web.Problems(notFound),
 	}, s.get)
 	huma.Register(api, huma.Operation{
 		OperationID: "create-ticket", Summary: "Offer a ticket for sale",
-		Method: http.MethodPost, Path: "/api/tickets", DefaultStatus: http.StatusCreated,
+		Description: "The caller becomes its seller.",
+		Method:      http.MethodPost, Path: "/api/tickets", DefaultStatus: http.StatusCreated,
 		Security: session.Required,
 	}, s.create)
 	huma.Register(api, huma.Operation{
 		OperationID: "edit-ticket", Summary: "Change a ticket's title and price",
-		Description: "With If-Match, only the version with that ETag is changed.",
-		Method:      http.MethodPut, Path: "/api/tickets/{id}",
+		Description: "Both are given, changed or not; what is as it was before makes no new version. With `If-Match`, only the version " +
+			"with that `ETag` is changed.",
+		Method: http.MethodPut, Path: "/api/tickets/{id}",
 		Security: session.Required,
-		Errors:   []int{http.StatusNotFound, http.StatusForbidden, http.StatusConflict, http.StatusPreconditionFailed},
+		Responses: web.Problems(notFound, notSeller, web.Conflict("Cannot edit a reserved ticket"),
+			web.PreconditionFailed("The ticket was changed meanwhile")),
 	}, s.edit)
 	huma.Register(api, huma.Operation{
 		OperationID: "delete-ticket", Summary: "Take a ticket off the market for good",
-		Method: http.MethodDelete, Path: "/api/tickets/{id}", DefaultStatus: http.StatusNoContent,
-		Security: session.Required,
-		Errors:   []int{http.StatusNotFound, http.StatusForbidden, http.StatusConflict},
+		Description: "One that is reserved or sold stays.",
+		Method:      http.MethodDelete, Path: "/api/tickets/{id}", DefaultStatus: http.StatusNoContent,
+		Security:  session.Required,
+		Responses: web.Problems(notFound, notSeller, web.Conflict("Cannot delete a reserved ticket")),
 	}, s.delete)
 }
 
 // Ticket is a ticket on the wire.
 type Ticket struct {
-	ID      string `json:"id"`
-	Title   string `json:"title"`
-	Price   price  `json:"price"`
-	UserID  string `json:"userId" doc:"The seller"`
-	Version int64  `json:"version" doc:"0, then one more with every change"`
+	ID      string `json:"id" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
+	Title   string `json:"title" example:"A concert"`
+	Price   price  `json:"price" example:"19.99"`
+	UserID  string `json:"userId" doc:"The seller" example:"019aaf3d-52f0-7a11-8c3e-2b9d4e7f6a10"`
+	Version int64  `json:"version" doc:"0, then one more with every change" minimum:"0" example:"0"`
 	OrderID string `json:"orderId,omitempty" doc:"The order that holds or bought the ticket"`
 }
 
@@ -76,8 +86,8 @@ func (price) Schema(huma.Registry) *huma.Schema {
 
 // TicketInput is what a seller says of a ticket.
 type TicketInput struct {
-	Title string     `json:"title" doc:"At most 200 characters"`
-	Price priceInput `json:"price"`
+	Title string     `json:"title" doc:"Not blank" minLength:"1" maxLength:"200" example:"A concert"`
+	Price priceInput `json:"price" example:"19.99"`
 }
 
 // Validate implements web's validation of bodies.
@@ -113,9 +123,10 @@ func (p priceInput) check() error {
 
 // Schema implements huma.SchemaProvider.
 func (priceInput) Schema(huma.Registry) *huma.Schema {
+	none, most := 0.0, 1_000_000.0
 	return &huma.Schema{
-		Description: "Above 0, at most 1000000, with at most two decimal places",
-		OneOf:       []*huma.Schema{{Type: huma.TypeNumber}, {Type: huma.TypeString}},
+		Description: "A decimal number with at most two places, or the text of one",
+		OneOf:       []*huma.Schema{{Type: huma.TypeNumber, ExclusiveMinimum: &none, Maximum: &most}, {Type: huma.TypeString}},
 	}
 }
 
@@ -135,7 +146,7 @@ func page(p web.Page, read func(after string, limit int) ([]ticket.Ticket, error
 
 func (s *Server) list(ctx context.Context, in *struct {
 	web.Page
-	Query string `query:"q" doc:"Text that the title contains, in whatever letter case"`
+	Query string `query:"q" doc:"Text that the title contains, in whatever letter case" example:"concert"`
 }) (*web.Listing[Ticket], error) {
 	return page(in.Page, func(after string, limit int) ([]ticket.Ticket, error) {
 		return store.ForSale(ctx, s.db, in.Query, after, limit)
@@ -153,7 +164,7 @@ func (s *Server) mine(ctx context.Context, in *struct{ web.Page }) (*web.Listing
 }
 
 func (s *Server) get(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
 }) (*ticketOutput, error) {
 	t, err := store.Get(ctx, s.db, in.ID)
 	if err != nil {
@@ -172,23 +183,19 @@ func (s *Server) create(ctx context.Context, in *struct{ Body TicketInput }) (*t
 		return nil, err
 	}
 	t := ticket.Ticket{ID: id.String(), Title: in.Body.Title, Price: in.Body.Price.Price, UserID: caller.ID}
-	err = s.db.InTx(ctx, func(tx *database.Tx) error {
+	return web.Create(ctx, s.db, func(tx *database.Tx) (*ticketOutput, error) {
 		if err := store.Insert(ctx, tx, t); err != nil {
-			return err
+			return nil, err
 		}
-		return s.outbox.Publish(ctx, tx, tickets.Created{
+		return output(t), s.outbox.Publish(ctx, tx, tickets.Created{
 			ID: t.ID, Title: t.Title, Price: int64(t.Price), UserID: t.UserID, Version: t.Version,
 		})
 	})
-	if err != nil {
-		return nil, err
-	}
-	return output(t), nil
 }
 
 func (s *Server) edit(ctx context.Context, in *struct {
-	ID      string `path:"id"`
-	IfMatch string `header:"If-Match" doc:"The ETag of the version to change"`
+	ID      string `path:"id" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
+	IfMatch string `header:"If-Match" doc:"The ETag of the version to change" example:"\"0\""`
 	Body    TicketInput
 }) (*ticketOutput, error) {
 	var t ticket.Ticket
@@ -217,7 +224,7 @@ func (s *Server) edit(ctx context.Context, in *struct {
 }
 
 func (s *Server) delete(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
 }) (*struct{}, error) {
 	err := s.db.InTx(ctx, func(tx *database.Tx) error {
 		t, err := lockOwn(ctx, tx, in.ID)
