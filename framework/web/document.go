@@ -152,7 +152,8 @@ func (a *api) problemsOf(op *huma.Operation) []*Problem {
 // has been registered.
 func (a *api) document() ([]byte, error) {
 	api := a.OpenAPI()
-	api.Info.Description = strings.TrimSpace(api.Info.Description + "\n\n" + rules)
+	service := api.Info.Description
+	api.Info.Description = strings.TrimSpace(service + "\n\n" + rules)
 	schemas := api.Components.Schemas.Map()
 	maps.DeleteFunc(schemas, func(name string, _ *huma.Schema) bool {
 		return name == "ErrorModel" || name == "ErrorDetail"
@@ -172,7 +173,7 @@ func (a *api) document() ([]byte, error) {
 	slices.Sort(tags)
 	for _, tag := range slices.Compact(tags) {
 		if !slices.ContainsFunc(api.Tags, func(t *huma.Tag) bool { return t.Name == tag }) {
-			api.Tags = append(api.Tags, &huma.Tag{Name: tag})
+			api.Tags = append(api.Tags, &huma.Tag{Name: tag, Description: service})
 		}
 	}
 	return json.Marshal(api) // Huma's types are written for encoding/json
@@ -189,7 +190,7 @@ func (a *api) complete(op *huma.Operation) {
 	}
 	for status, r := range op.Responses {
 		for name, h := range r.Headers {
-			describeHeader(name, h)
+			describeHeader(op, name, h)
 		}
 		if media := r.Content[problemType]; media != nil && media.Examples != nil {
 			media.Schema = a.problem
@@ -217,14 +218,16 @@ func (a *api) complete(op *huma.Operation) {
 }
 
 // describeHeader says what the headers are for that HTTP gives a meaning.
-func describeHeader(name string, h *huma.Param) {
+func describeHeader(op *huma.Operation, name string, h *huma.Param) {
 	known := map[string]struct{ description, example string }{
-		"Allow":       {"The methods that there are at this address", "GET, HEAD, OPTIONS"},
-		"Etag":        {"The version of what is answered, for If-Match and If-None-Match", `"0"`},
-		"Link":        {`Where the next page is (rel="next"); absent on the last one`, ""},
+		"Allow": {"The methods that there are at this address", "GET, HEAD, OPTIONS"},
+		"Etag":  {"The version of what is answered, for If-Match and If-None-Match", `"0"`},
+		"Link": {`Where the next page is (rel="next"); absent on the last one`,
+			"<" + op.Path + `?cursor=IjAxOWFhZjNlIg&limit=50>; rel="next"`},
 		"Location":    {"The address of what was created", ""},
 		"Retry-After": {"After how many seconds it is worth another try", ""},
-		"Set-Cookie":  {"The session: a cookie that pages cannot read, and that other sites cannot use", ""},
+		"Set-Cookie": {"The session, in a cookie that no script can read",
+			"session=eyJhbGciOiJFZERTQSJ9.e30.c2ln; Path=/; HttpOnly; SameSite=Lax"},
 	}[http.CanonicalHeaderKey(name)]
 	h.Description = cmp.Or(h.Description, known.description)
 	if h.Schema == nil {

@@ -16,7 +16,7 @@ import (
 // to 200 is refused before the handler runs.
 type Page struct {
 	Limit  int    `query:"limit" default:"50" minimum:"1" maximum:"200" doc:"How many items to return"`
-	Cursor string `query:"cursor" doc:"Where to go on, from the Link header of the page before"`
+	Cursor string `query:"cursor" doc:"Where to go on, from the Link header of the page before" example:"IjAxOWFhZjNlLTdjMWItN2QyZS05YTQxLTVjMGQzZjZiOGUyMSI"`
 
 	url url.URL
 }
