@@ -22,12 +22,55 @@ func Market(t *testing.T, s Site) {
 		"do not touch a reserved ticket": reservedTicket,
 		"want the same ticket":           sameTicket,
 		"pay the same order":             sameOrder,
+		"sign out":                       signOut,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			journey(t, s)
 		})
 	}
+}
+
+// signOut has somebody sign out whose session somebody else has copied: it is of no use to them, in any service.
+func signOut(t *testing.T, s Site) {
+	user := s.User(t)
+	mine := user.Sell("A ticket of somebody who leaves")
+	thief := user.Thief()
+	others := s.User(t)
+	pages := []string{"/api/tickets/mine", "/api/orders", "/api/payments"}
+	for _, page := range pages {
+		thief.Want(http.StatusOK, nil, http.MethodGet, page, nil)
+	}
+	for range 2 { // the second time without a session
+		user.Want(http.StatusOK, nil, http.MethodPost, "/api/users/signout", nil)
+		user.Want(http.StatusUnauthorized, nil, http.MethodGet, "/api/tickets/mine", nil)
+	}
+	for _, page := range pages {
+		refused := 0 // in a row: there may be several processes, which learn of it one after the other
+		Eventually(t, page+" is refused to a session that was signed out", func() error {
+			status, err := thief.Call(nil, http.MethodGet, page, nil)
+			switch {
+			case status == http.StatusUnauthorized:
+				refused++
+			case status == http.StatusOK:
+				refused = 0
+			default:
+				return err
+			}
+			if refused < 20 {
+				return errNotYet
+			}
+			return nil
+		})
+	}
+	thief.Want(http.StatusUnauthorized, nil, http.MethodDelete, "/api/tickets/"+mine.ID, nil)
+	var me struct{ CurrentUser *struct{ ID string } }
+	if thief.Want(http.StatusOK, &me, http.MethodGet, "/api/users/currentuser", nil); me.CurrentUser != nil {
+		t.Errorf("auth takes the session for that of %v", me.CurrentUser)
+	}
+	others.Want(http.StatusOK, nil, http.MethodGet, "/api/tickets/mine", nil)
+	user.Want(http.StatusOK, nil, http.MethodPost, "/api/users/signin", user.Credentials())
+	user.Want(http.StatusOK, nil, http.MethodGet, "/api/tickets/mine", nil)
 }
 
 func sellTicket(t *testing.T, s Site) {

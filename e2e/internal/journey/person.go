@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -102,6 +103,18 @@ func (p *Person) In(t *testing.T) *Person {
 	other := *p
 	other.t = t
 	return &other
+}
+
+// Thief returns somebody with a copy of the person's cookies.
+func (p *Person) Thief() *Person {
+	p.t.Helper()
+	thief := p.site.Person(p.t)
+	from, err := url.Parse(p.site.URL)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	thief.client.Jar.SetCookies(from, p.client.Jar.Cookies(from))
+	return thief
 }
 
 // Credentials are what the person signs up and in with.

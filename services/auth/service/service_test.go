@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -291,6 +293,97 @@ func TestKeySurvivesRestart(t *testing.T) {
 	t.Run("after", func(t *testing.T) {
 		if got := start(t, database).currentUser(t, 0, "Cookie", "session="+token); !strings.Contains(got, "ada@example.com") {
 			t.Errorf("signed out by a restart: %s", got)
+		}
+	})
+}
+
+// Whoever signs out is signed out in every process, however the session is presented, and everybody is told once.
+func TestSignOutRevokes(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		peer := eventtest.NewPeer(t, h.Broker)
+		eventtest.Hear[session.Revoked](peer)
+		peer.Start()
+		const nobody = `{"currentUser":null}`
+		first := h.post(t, 0, "signup", credentials("ada@example.com", "password")).session()
+		signIn := func() string {
+			return h.post(t, 0, "signin", credentials("ada@example.com", "password")).session()
+		}
+		refused := func(token string) {
+			t.Helper()
+			h.Eventually(func() error {
+				for process := range h.URLs {
+					for _, header := range [][]string{{"Cookie", "session=" + token}, {"Authorization", "Bearer " + token}} {
+						if got := h.currentUser(t, process, header...); got != nobody {
+							return fmt.Errorf("process %d takes the %s for %s", process, header[0], got)
+						}
+					}
+				}
+				return nil
+			})
+		}
+		want := 0
+		for name, headers := range map[string][]string{
+			"a cookie":       {"Cookie", "session=" + signIn()},
+			"a bearer token": {"Authorization", "Bearer " + signIn()},
+			"both":           {"Authorization", "Bearer " + signIn(), "Cookie", "session=" + signIn()},
+			"no session":     nil,
+			"garbage":        {"Cookie", "session=garbage", "Authorization", "Bearer garbage"},
+			"an empty one":   {"Cookie", "session=", "Authorization", "Bearer "},
+		} {
+			var all sync.WaitGroup
+			for i := range 8 { // at once and again: it is done once
+				all.Go(func() {
+					a := h.post(t, i, "signout", "", headers...)
+					if a.status != http.StatusOK || a.body != `{}` || !strings.HasPrefix(a.header.Get("Set-Cookie"), "session=; Path=/;") {
+						t.Errorf("%s: %d %s %s", name, a.status, a.body, a.header.Get("Set-Cookie"))
+					}
+				})
+			}
+			all.Wait()
+			for pair := range slices.Chunk(headers, 2) {
+				token := strings.TrimPrefix(strings.TrimPrefix(pair[1], "Bearer "), "session=")
+				if refused(token); strings.HasPrefix(token, "ey") {
+					want++
+				}
+			}
+		}
+		for process := range h.URLs {
+			if got := h.currentUser(t, process, "Cookie", "session="+first); got == nobody {
+				t.Error("another session of the same user is ended")
+			}
+		}
+		h.post(t, 0, "signout", "", "Cookie", "session="+first)
+		want++
+		refused(first)
+
+		last := signIn()
+		h.post(t, 0, "signout", "", "Cookie", "session="+last)
+		want++
+		h.Eventually(func() error {
+			heard := map[string]int{}
+			for _, e := range eventtest.Heard[session.Revoked](peer) {
+				if heard[e.ID]++; heard[e.ID] > 1 {
+					t.Fatalf("heard twice of %s", e.ID)
+				}
+				if left := time.Until(e.ExpiresAt); left > session.Lifetime || left < session.Lifetime-time.Minute {
+					t.Errorf("the session would end in %v", left)
+				}
+			}
+			if len(heard) != want {
+				return fmt.Errorf("heard of %d, want %d", len(heard), want)
+			}
+			return nil
+		})
+
+		processes := len(h.URLs)
+		h.Stop()
+		for range processes {
+			h.Boot()
+		}
+		for process := range h.URLs {
+			if got := h.currentUser(t, process, "Cookie", "session="+last); got != nobody {
+				t.Errorf("after a restart process %d takes it for %s", process, got)
+			}
 		}
 	})
 }

@@ -426,3 +426,9 @@ func TestNoTime(t *testing.T) {
 		t.Errorf("started: %v", err)
 	}
 }
+
+func TestRevokedSession(t *testing.T) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) {
+		start(t, on).HonorsRevocation("/api/orders")
+	})
+}

@@ -340,3 +340,9 @@ func TestBuyerLeaves(t *testing.T) {
 		t.Errorf("payments: %+v", all)
 	}
 }
+
+func TestRevokedSession(t *testing.T) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) {
+		start(t, on).HonorsRevocation("/api/payments")
+	})
+}

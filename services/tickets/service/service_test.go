@@ -404,3 +404,9 @@ func TestDescription(t *testing.T) {
 	}
 	h.Want(http.StatusOK, nil, "", "GET", "/api/tickets/docs", nil)
 }
+
+func TestRevokedSession(t *testing.T) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) {
+		start(t, on).HonorsRevocation("/api/tickets/mine")
+	})
+}

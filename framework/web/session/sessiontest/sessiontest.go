@@ -3,8 +3,11 @@ package sessiontest
 
 import (
 	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,4 +56,23 @@ func (i *Issuer) Token(id string) string {
 func (i *Issuer) SignIn(r *http.Request, id string) {
 	i.t.Helper()
 	r.Header.Set("Authorization", "Bearer "+i.Token(id))
+}
+
+// Revoked returns what revokes the session of a token.
+func (i *Issuer) Revoked(token string) session.Revoked {
+	i.t.Helper()
+	var claims struct {
+		ID  string `json:"jti"`
+		Exp int64  `json:"exp"`
+	}
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	data, err := base64.RawURLEncoding.DecodeString(payload)
+	if err == nil {
+		err = json.Unmarshal(data, &claims)
+	}
+	if err != nil {
+		i.t.Fatalf("sessiontest: no token: %v", err)
+	}
+	return session.Revoked{ID: claims.ID, ExpiresAt: time.Unix(claims.Exp, 0).UTC()}
 }
