@@ -21,6 +21,8 @@ type Config struct {
 	TrustedProxies    []netip.Prefix `env:"HTTP_TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" doc:"networks whose X-Forwarded-For and X-Forwarded-Proto are believed"`
 	RateLimit         Rate           `env:"HTTP_RATE_LIMIT" envDefault:"0" doc:"requests a second that one client may make: an IPv4 address, or an IPv6 /64; 0 for no limit"`
 	RateBurst         uint           `env:"HTTP_RATE_BURST" envDefault:"0" doc:"requests that it may make at once; 0 for twice the limit"`
+	AccountRateLimit  Rate           `env:"HTTP_ACCOUNT_RATE_LIMIT" envDefault:"0" doc:"requests a second that one account may make, from wherever; 0 for no limit"`
+	AccountRateBurst  uint           `env:"HTTP_ACCOUNT_RATE_BURST" envDefault:"0" doc:"requests that it may make at once; 0 for twice the limit"`
 
 	// Listen, if set, opens the listener on Addr, for servers without a network of the machine's. Nil listens on TCP.
 	Listen func(ctx context.Context, network, addr string) (net.Listener, error) `env:"-" json:"-"`

@@ -17,17 +17,19 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// guard is an Authenticator that counts whom it is asked about.
+// guard is an Authenticator that counts whom it is asked about. Requests have their caller in X-Caller.
 type guard struct{ asked int }
+
+type callerKey struct{}
 
 func (g *guard) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.asked++
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, r.Header.Get("X-Caller"))))
 	})
 }
 func (*guard) Require(context.Context) error                    { return nil }
-func (*guard) Caller(context.Context) string                    { return "" }
+func (*guard) Caller(ctx context.Context) string                { return ctx.Value(callerKey{}).(string) }
 func (*guard) SecuritySchemes() map[string]*huma.SecurityScheme { return nil }
 
 // requests returns how to send one from an address, as a proxy passes it on.
@@ -96,20 +98,70 @@ func TestRateLimit(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		expect("192.0.2.1", 204, 429)
 
-		var all metricdata.ResourceMetrics
-		if err := reader.Collect(t.Context(), &all); err != nil {
-			t.Fatal(err)
+		if n := counted(t, reader, "client"); n != int64(refused) {
+			t.Errorf("%d refused requests are counted, want %d", n, refused)
 		}
-		counted := int64(0)
-		for _, scope := range all.ScopeMetrics {
-			for _, m := range scope.Metrics {
-				if m.Name == "turnstile.http.limited" {
-					counted = m.Data.(metricdata.Sum[int64]).DataPoints[0].Value
+	})
+}
+
+// counted returns how many requests were refused because of a limit.
+func counted(t *testing.T, reader sdkmetric.Reader, limit string) (n int64) {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if m.Name != "turnstile.http.limited" {
+				continue
+			}
+			for _, point := range m.Data.(metricdata.Sum[int64]).DataPoints {
+				if value, _ := point.Attributes.Value("limit"); value.AsString() == limit {
+					n += point.Value
 				}
 			}
 		}
-		if counted != int64(refused) {
-			t.Errorf("%d refused requests are counted, want %d", counted, refused)
+	}
+	return n
+}
+
+// Each account may make some requests, from however many addresses; who has none is not concerned.
+func TestAccountRateLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reader := sdkmetric.NewManualReader()
+		s := NewServer("limited", Config{}, nil, nil, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
+		s.Authenticate(&guard{})
+		requests(t, s)
+		for name, value := range map[string]string{"HTTP_ACCOUNT_RATE_LIMIT": "0.5", "HTTP_ACCOUNT_RATE_BURST": "3"} {
+			if err := s.Adjust()[name](value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		addr := byte(0)
+		expect := func(caller string, statuses ...int) (w *httptest.ResponseRecorder) {
+			t.Helper()
+			for _, want := range statuses {
+				addr++
+				r := httptest.NewRequest(http.MethodGet, "/api/limited", nil)
+				r.RemoteAddr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, addr}), 99).String()
+				r.Header.Set("X-Caller", caller)
+				w = httptest.NewRecorder()
+				if s.ServeHTTP(w, r); w.Code != want {
+					t.Errorf("%q is answered %d, want %d: %s", caller, w.Code, want, w.Body)
+				}
+			}
+			return w
+		}
+		if after := expect("ann", 204, 204, 204, 429, 429).Header().Get("Retry-After"); after != "2" {
+			t.Errorf("Retry-After: %s, want 2", after)
+		}
+		expect("bob", 204, 204, 204, 429)
+		expect("", 204, 204, 204, 204, 204)
+		time.Sleep(2 * time.Second)
+		expect("ann", 204, 429)
+		if n := counted(t, reader, "account"); n != 4 {
+			t.Errorf("%d refused requests are counted, want 4", n)
 		}
 	})
 }
@@ -169,16 +221,16 @@ func TestRateLimitInAFlood(t *testing.T) {
 		}
 		get("192.0.2.2")
 		passed := 0
-		for i := range 3 * maxClients {
+		for i := range 3 * maxKnown {
 			addr := netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)})
-			if s.limits.admit(addr, time.Now()) == 0 {
+			if s.limits.clients.Admit(Client{Addr: addr}.Network()) == 0 {
 				passed++
 			}
 		}
-		if n := len(s.limits.clients); n != maxClients {
-			t.Errorf("%d clients are known, want %d", n, maxClients)
+		if n := len(s.limits.clients.known); n != maxKnown {
+			t.Errorf("%d clients are known, want %d", n, maxKnown)
 		}
-		if most := maxClients + 10*sharedBuckets; passed > most {
+		if most := maxKnown + 10*sharedBuckets; passed > most {
 			t.Errorf("%d of a flood pass, want %d at most", passed, most)
 		}
 		if get("192.0.2.1").Code != 429 || get("192.0.2.2").Code != 204 {
@@ -190,7 +242,7 @@ func TestRateLimitInAFlood(t *testing.T) {
 				t.Errorf("after the flood, a new client is answered %d", code)
 			}
 		}
-		if n := len(s.limits.clients); n > 10 {
+		if n := len(s.limits.clients.known); n > 10 {
 			t.Errorf("%d clients are known after the flood", n)
 		}
 	})

@@ -112,8 +112,8 @@ func Unavailable(msg string, retryAfter time.Duration) *Problem {
 	return newProblem(http.StatusServiceUnavailable, msg).retryAfter(retryAfter)
 }
 
-// tooMany is 429: the caller may try again after the given time, which is rounded up as for Unavailable.
-func tooMany(msg string, retryAfter time.Duration) *Problem {
+// TooMany is 429: the caller may try again after the given time, which is rounded up as for Unavailable.
+func TooMany(msg string, retryAfter time.Duration) *Problem {
 	return newProblem(http.StatusTooManyRequests, msg).retryAfter(retryAfter)
 }
 

@@ -33,7 +33,7 @@ type Server struct {
 	handler    http.Handler
 	router     http.Handler
 	draining   atomic.Bool // answers close their connections
-	limits     *limiter
+	limits     *limits
 	document   func() ([]byte, error) // the OpenAPI document, made once
 	pruned     atomic.Int64           // when old idempotency keys were forgotten, in microseconds
 
@@ -64,7 +64,7 @@ func NewServer(name string, cfg Config, log *slog.Logger, tracer trace.TracerPro
 		meter = metricnoop.NewMeterProvider()
 	}
 	s := &Server{name: name, cfg: cfg.withDefaults(), log: log}
-	s.limits = newLimiter(s.cfg.RateLimit, s.cfg.RateBurst, meter)
+	s.limits = newLimits(s.cfg, meter)
 	e := echo.New()
 	e.HTTPErrorHandler = s.routeError
 	e.Use(route)
@@ -72,7 +72,7 @@ func NewServer(name string, cfg Config, log *slog.Logger, tracer trace.TracerPro
 	s.document = sync.OnceValues(s.api.document)
 	s.serveDocument(e)
 	s.router = e
-	s.handler = otelhttp.NewHandler(s.observe(s.limit(s.normalize(http.HandlerFunc(s.identify)))), name,
+	s.handler = otelhttp.NewHandler(s.observe(s.limitClients(s.normalize(http.HandlerFunc(s.identify)))), name,
 		otelhttp.WithTracerProvider(tracer),
 		otelhttp.WithMeterProvider(meter),
 		otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})),
@@ -88,7 +88,7 @@ func (s *Server) API() huma.API { return s.api }
 func (s *Server) Authenticate(a Authenticator) {
 	s.auth = a
 	s.api.OpenAPI().Components.SecuritySchemes = a.SecuritySchemes()
-	s.router = a.Middleware(s.router)
+	s.router = a.Middleware(s.limitAccounts(s.router))
 }
 
 // MapErrors adds to the table that turns handlers' errors into problems: known is asked first, and returns nil for errors
