@@ -15,11 +15,12 @@ type process struct {
 	LogLevel  logLevel  `env:"LOG_LEVEL" envDefault:"INFO" doc:"least level that is logged: DEBUG, INFO, WARN or ERROR"`
 	LogFormat logFormat `env:"LOG_FORMAT" envDefault:"auto" doc:"json, text, or auto: text in a terminal and json elsewhere"`
 
-	AdminAddr    string        `env:"ADMIN_ADDR" envDefault:":9090" doc:"address of the probes, metrics and debug pages"`
-	DrainDelay   time.Duration `env:"DRAIN_DELAY" envDefault:"5s" doc:"time to go on serving when the service is to stop, so that load balancers notice; in a cluster, once the pod's address is withdrawn"`
-	DrainTimeout time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" doc:"time for requests and event handlers to finish after that"`
-	Pod          Pod
-	ReadyFile    string `env:"READY_FILE" doc:"file to write, as JSON, with the addresses in use once the service is ready"`
+	AdminAddr     string        `env:"ADMIN_ADDR" envDefault:":9090" doc:"address of the probes, metrics and debug pages"`
+	DrainDelay    time.Duration `env:"DRAIN_DELAY" envDefault:"5s" doc:"when the service is to stop, it goes on serving until no request has come for so long, so that load balancers notice; in a cluster, once the pod's address is withdrawn"`
+	DrainDelayMax time.Duration `env:"DRAIN_DELAY_MAX" envDefault:"20s" doc:"longest time to go on serving because requests still come"`
+	DrainTimeout  time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" doc:"time for requests and event handlers to finish after that"`
+	Pod           Pod
+	ReadyFile     string `env:"READY_FILE" doc:"file to write, as JSON, with the addresses in use once the service is ready"`
 
 	OTLP        endpoint `env:"OTEL_EXPORTER_OTLP_ENDPOINT" doc:"OpenTelemetry collector to send traces and metrics to; not sent if not set" example:"http://collector:4318"`
 	OTLPTraces  endpoint `env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" doc:"full address to send traces to, if another"`

@@ -107,10 +107,11 @@
 //
 // SIGTERM or SIGINT makes the service drain. /readyz answers 503 at once, while everything goes on being served: first
 // until every part that has a method Drain says that no new work is sent to it (in Kubernetes, that the pod's address has
-// left all EndpointSlices, or KUBE_DRAIN_LIMIT is over), and then for DRAIN_DELAY, the time that load balancers take to
-// notice. Then the parts are stopped, the last one first: HTTP
+// left all EndpointSlices, or KUBE_DRAIN_LIMIT is over), and then until no request has come for DRAIN_DELAY, the time that
+// load balancers take to notice, and for DRAIN_DELAY_MAX at most. Then the parts are stopped, the last one first: HTTP
 // finishes its requests, listeners finish their handlers, the outbox is flushed, the database is closed.
-// DRAIN_TIMEOUT bounds that last part; in Kubernetes the sum of the three must be below terminationGracePeriodSeconds. A second
+// DRAIN_TIMEOUT bounds that last part; in Kubernetes KUBE_DRAIN_LIMIT, DRAIN_DELAY_MAX and DRAIN_TIMEOUT together must be
+// below terminationGracePeriodSeconds. A second
 // signal ends the process at once. A part that fails stops the others in the same way, without the delay, and the
 // exit code is 1.
 //

@@ -786,6 +786,49 @@ func TestDrainTimeoutBoundsPartsThatHang(t *testing.T) {
 	}
 }
 
+// frequented is a part that is asked for something now and then.
+type frequented struct {
+	bare
+	last func() time.Time
+}
+
+func (f frequented) LastRequest() time.Time { return f.last() }
+
+// TestDrainDelayWaitsForTheLast: a service that is still asked for something stays, until DRAIN_DELAY_MAX is over.
+func TestDrainDelayWaitsForTheLast(t *testing.T) {
+	t.Parallel()
+	start := func(last func() time.Time, limit string) *service {
+		s := run(t, func(s *framework.Service) error {
+			s.Add("http", frequented{bare: waits, last: last})
+			return nil
+		}, "DRAIN_DELAY=10ms", "DRAIN_DELAY_MAX="+limit)
+		s.ready()
+		s.signal()
+		return s
+	}
+	requested := make(chan bool)
+	s := start(func() time.Time {
+		if <-requested {
+			return time.Now()
+		}
+		return time.Time{}
+	}, "1h")
+	for range 5 {
+		select {
+		case requested <- true:
+		case err := <-s.result:
+			t.Fatalf("stopped (%v) while requests came", err)
+		}
+	}
+	requested <- false
+	if err := s.ended(); err != nil {
+		t.Errorf("when requests have ended: %v", err)
+	}
+	if err := start(time.Now, "50ms").ended(); err != nil {
+		t.Errorf("requests that never end: %v", err)
+	}
+}
+
 func TestFailureWhileStoppingIsReported(t *testing.T) {
 	t.Parallel()
 	s := run(t, func(s *framework.Service) error {

@@ -105,7 +105,7 @@ func (l *lifecycle) serving(stop, life context.Context, returned <-chan *part) *
 	case <-stop.Done():
 	}
 	l.health.drain()
-	l.service.Log.InfoContext(life, "draining", "reason", context.Cause(stop), "delay", l.process.DrainDelay)
+	l.service.Log.InfoContext(life, "draining", "reason", context.Cause(stop), "delay", l.process.DrainDelay, "at_most", l.process.DrainDelayMax)
 	if !l.health.ready.Load() {
 		return nil // nobody has been sent here yet
 	}
@@ -116,12 +116,27 @@ func (l *lifecycle) serving(stop, life context.Context, returned <-chan *part) *
 		return p
 	case <-l.drain(ctx):
 	}
-	select {
-	case p := <-returned:
-		return p
-	case <-time.After(l.process.DrainDelay):
-		return nil
+	limit := time.Now().Add(max(l.process.DrainDelay, l.process.DrainDelayMax))
+	for wait := l.process.DrainDelay; wait > 0; wait = min(time.Until(l.lastRequest().Add(l.process.DrainDelay)), time.Until(limit)) {
+		select {
+		case p := <-returned:
+			return p
+		case <-time.After(wait):
+		}
 	}
+	return nil
+}
+
+// lastRequest is when somebody has last come to any part: a load balancer may be slow to notice that we are about to go.
+func (l *lifecycle) lastRequest() (last time.Time) {
+	for _, p := range l.service.parts {
+		if v, ok := p.Part.(visited); ok {
+			if at := v.LastRequest(); at.After(last) {
+				last = at
+			}
+		}
+	}
+	return last
 }
 
 // drain has all parts see to it that no new work comes. The channel is closed when it does not come any more.

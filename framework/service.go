@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
@@ -104,6 +105,12 @@ type Service struct {
 // no new work is sent to the part, and returns when that is so; the service serves on until all have returned, and
 // for DRAIN_DELAY after that. Every Drain has to set itself a limit. An error is logged. Ctx is done when the service
 // ends before.
+//
+//	LastRequest() time.Time
+//
+// LastRequest is when the part was last asked for something after its Drain was called, the zero time if it was not.
+// As long as requests come, load balancers have not noticed that the service goes, and it stays: until none has come
+// for DRAIN_DELAY, or DRAIN_DELAY_MAX is over.
 type Part interface {
 	Run(ctx context.Context) error
 }
@@ -149,6 +156,7 @@ type (
 	drainer interface {
 		Drain(ctx context.Context) error
 	}
+	visited interface{ LastRequest() time.Time }
 
 	permanent interface{ Permanent() bool }
 	degraded  interface{ Degraded() bool }

@@ -15,6 +15,22 @@ func (s *Server) Drain(context.Context) error {
 	return nil
 }
 
+// LastRequest returns when the last request came since Drain was called, the zero time if none has.
+func (s *Server) LastRequest() time.Time {
+	if at := s.lastRequest.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
+}
+
+// visit notes that a request has come.
+func (s *Server) visit() {
+	if s.draining.Load() {
+		now := time.Now()
+		s.lastRequest.Store(&now)
+	}
+}
+
 // lull is how long a connection must have been silent before it is closed at the end.
 const lull = 500 * time.Millisecond
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/labstack/echo/v4"
@@ -23,19 +24,20 @@ import (
 // Server serves one API. It is a part of a service: Start opens the listener, Run serves until its context ends and then
 // finishes the requests in flight.
 type Server struct {
-	name       string
-	cfg        Config
-	log        *slog.Logger
-	auth       Authenticator
-	mapErr     []func(error) *Problem
-	api        *api
-	operations []operation
-	handler    http.Handler
-	router     http.Handler
-	draining   atomic.Bool // answers close their connections
-	limits     *limits
-	document   func() ([]byte, error) // the OpenAPI document, made once
-	pruned     atomic.Int64           // when old idempotency keys were forgotten, in microseconds
+	name        string
+	cfg         Config
+	log         *slog.Logger
+	auth        Authenticator
+	mapErr      []func(error) *Problem
+	api         *api
+	operations  []operation
+	handler     http.Handler
+	router      http.Handler
+	draining    atomic.Bool               // answers close their connections
+	lastRequest atomic.Pointer[time.Time] // since then
+	limits      *limits
+	document    func() ([]byte, error) // the OpenAPI document, made once
+	pruned      atomic.Int64           // when old idempotency keys were forgotten, in microseconds
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -96,7 +98,10 @@ func (s *Server) Authenticate(a Authenticator) {
 func (s *Server) MapErrors(known func(error) *Problem) { s.mapErr = append(s.mapErr, known) }
 
 // ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.visit()
+	s.handler.ServeHTTP(w, r)
+}
 
 func (s *Server) identify(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
 

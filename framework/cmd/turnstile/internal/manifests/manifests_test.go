@@ -199,7 +199,7 @@ var changes = []change{
 	{"a path is missing in the gateway", "dev", "overlays/dev/gateway.yaml", "            - --route=/api/payments=payments:8080\n", "", "Deployment/gateway: no path leads to … of payments; add"},
 
 	// Stopping and updates.
-	{"too little time to stop", "", everyDeployment, "terminationGracePeriodSeconds: 45", "terminationGracePeriodSeconds: 30",
+	{"too little time to stop", "", everyDeployment, "terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 30",
 		orders + "its pods are killed 30s after they are told to stop, and may take … KUBE_DRAIN_LIMIT 10s … set terminationGracePeriodSeconds to more than"},
 	{"updates take pods away", "", everyDeployment, "maxUnavailable: 0", "maxUnavailable: 1", orders + "an update takes pods away before there are new ones; set strategy.rollingUpdate.maxUnavailable: 0"},
 	{"too few connections", "", "base/postgres/postgresql.conf", "max_connections = 740", "max_connections = 200", "ConfigMap/postgres- … StatefulSet/postgres takes 200 connections, and the services may open … set max_connections to"},

@@ -352,7 +352,7 @@ func targetOf(p corev1.ServicePort) intstr.IntOrString {
 }
 
 // drainVariables are what a service takes one after the other to stop.
-var drainVariables = []string{"KUBE_DRAIN_LIMIT", "DRAIN_DELAY", "DRAIN_TIMEOUT"}
+var drainVariables = []string{"KUBE_DRAIN_LIMIT", "DRAIN_DELAY_MAX", "DRAIN_TIMEOUT"}
 
 // checkDrain has a service's pods stop, and be replaced, without anybody noticing.
 func (c *checker) checkDrain(w *workload) {
