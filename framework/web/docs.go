@@ -306,10 +306,14 @@ func boundsOf(s *huma.Schema) string {
 		}
 		add("%s", strings.Join(choices, ", "))
 	}
-	if s.MinLength != nil {
+	switch {
+	case s.MinLength != nil && s.MaxLength != nil:
+		add("%d to %d characters", *s.MinLength, *s.MaxLength)
+	case s.MinLength != nil && *s.MinLength > 1:
 		add("at least %d characters", *s.MinLength)
-	}
-	if s.MaxLength != nil {
+	case s.MinLength != nil:
+		add("not empty")
+	case s.MaxLength != nil:
 		add("at most %d characters", *s.MaxLength)
 	}
 	if s.Minimum != nil {
@@ -320,6 +324,11 @@ func boundsOf(s *huma.Schema) string {
 	}
 	if s.Maximum != nil {
 		add("at most %v", *s.Maximum)
+	}
+	for _, choice := range s.OneOf {
+		if bounds := boundsOf(choice); bounds != "" {
+			add("%s", bounds)
+		}
 	}
 	if s.Default != nil {
 		add("%s by default", textOf(s.Default))

@@ -251,8 +251,15 @@ func (v *Verifier) Caller(ctx context.Context) string {
 // SecuritySchemes describes the cookie and the bearer token.
 func (v *Verifier) SecuritySchemes() map[string]*huma.SecurityScheme {
 	return map[string]*huma.SecurityScheme{
-		"cookie": {Type: "apiKey", In: "cookie", Name: Cookie},
-		"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "JWT"},
+		"cookie": {
+			Type: "apiKey", In: "cookie", Name: Cookie,
+			Description: "The cookie that `POST /api/users/signup` and `POST /api/users/signin` set. Browsers send it by themselves; " +
+				"`curl -c cookies.txt` keeps it, and `curl -b cookies.txt` sends it.",
+		},
+		"bearer": {
+			Type: "http", Scheme: "bearer", BearerFormat: "JWT",
+			Description: "The value of that cookie, as `Authorization: Bearer …`, for programs that keep no cookies.",
+		},
 	}
 }
 
