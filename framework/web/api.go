@@ -22,7 +22,7 @@ type api struct {
 	huma.API
 	server  *Server
 	problem *huma.Schema
-	bodies  map[string]reflect.Type // by method and path
+	bodies  map[string]reflect.Type // by method and path; nil where the handler takes the bytes
 }
 
 func newAPI(s *Server, e *echo.Echo) *api {
@@ -52,7 +52,7 @@ func (a *api) admit(ctx huma.Context, next func(huma.Context)) {
 	var body []byte
 	var p *Problem
 	if t, ok := a.bodies[key(op)]; ok {
-		if body, p = readBody(c.Response(), c.Request(), a.server.cfg.BodyLimit); p == nil {
+		if body, p = readBody(c.Response(), c.Request(), a.server.cfg.BodyLimit); p == nil && t != nil {
 			p = checkBody(body, t)
 		}
 		ctx = checkedContext{ctx, body}

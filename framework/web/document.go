@@ -105,13 +105,19 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 
 func key(op *huma.Operation) string { return op.Method + " " + op.Path }
 
+// bodyType is nil for an operation that takes the bytes of the JSON, because somebody has signed them, for example.
 func (a *api) bodyType(op *huma.Operation) reflect.Type {
-	if media := op.RequestBody.Content["application/json"]; media != nil && media.Schema != nil && media.Schema.Ref != "" {
-		if t := a.OpenAPI().Components.Schemas.TypeFromRef(media.Schema.Ref); t != nil && t.Kind() == reflect.Struct {
-			return t
+	if media := op.RequestBody.Content["application/json"]; media != nil && media.Schema != nil {
+		if media.Schema.Format == "binary" {
+			return nil
+		}
+		if media.Schema.Ref != "" {
+			if t := a.OpenAPI().Components.Schemas.TypeFromRef(media.Schema.Ref); t != nil && t.Kind() == reflect.Struct {
+				return t
+			}
 		}
 	}
-	panic("web: operation " + op.OperationID + ": its Body must be a struct")
+	panic("web: operation " + op.OperationID + ": its Body must be a struct, or it takes RawBody []byte of application/json")
 }
 
 // problemsOf lists, as they are answered, the errors that the shared rules make possible for an operation.
@@ -130,8 +136,10 @@ func (a *api) problemsOf(op *huma.Operation) []*Problem {
 		problems = append(problems, OtherOrigin())
 	}
 	if t, ok := a.bodies[key(op)]; ok {
-		problems = append(problems, checkBody([]byte("{"), t), tooSlow(), tooLarge(), notJSON(),
-			cmp.Or(checkBody([]byte("{}"), t), checkBody(nil, t)))
+		problems = append(problems, tooSlow(), tooLarge(), notJSON())
+		if t != nil {
+			problems = append(problems, checkBody([]byte("{"), t), cmp.Or(checkBody([]byte("{}"), t), checkBody(nil, t)))
+		}
 	}
 	if creates(op) {
 		problems = append(problems, underWay(), otherRequest())
