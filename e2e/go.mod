@@ -7,6 +7,7 @@ require (
 	github.com/google/go-containerregistry v0.22.1
 	github.com/google/uuid v1.6.0
 	github.com/rs/zerolog v1.28.0
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	github.com/turnstile-go/turnstile/framework v0.0.0
 	github.com/turnstile-go/turnstile/services/auth v0.0.0-00010101000000-000000000000
 	github.com/turnstile-go/turnstile/services/orders v0.0.0

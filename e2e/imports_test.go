@@ -50,6 +50,7 @@ var layers = []struct {
 
 	{`e2e/(cmd|internal)/.+`, []string{`framework/(database|database/databasetest|event/admin)`, `e2e/internal/.+`}},
 	{`e2e/conformance`, []string{`e2e/internal/journey`}},
+	{`e2e/fuzz`, []string{`e2e/internal/invariants`}},
 	{`e2e/sim`, nil}, // all tests
 }
 
