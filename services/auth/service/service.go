@@ -29,6 +29,10 @@ func New(s *framework.Service, cfg Config) error {
 // Assemble builds the service on any brokers: one process can hold all services
 // on a broker in memory.
 func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
+	hasher, err := user.NewHasher(cfg.Passwords)
+	if err != nil {
+		return err
+	}
 	pod, err := kube.New(s, cfg.Kube)
 	if err != nil {
 		return err
@@ -43,8 +47,9 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	api := web.NewServer("users", cfg.HTTP, s.Log, s.Tracer, s.Meter)
 	sessions := session.NewLocalVerifier(cfg.Session, db, s.Log, keys)
 	api.Authenticate(sessions)
+	api.MapErrors(server.Problem)
 
-	srv := server.New(db, outbox, keys, sessions, cfg.Session, user.NewHasher(cfg.Passwords))
+	srv := server.New(db, outbox, keys, sessions, cfg.Session, hasher, s.Log)
 	srv.Routes(api.API())
 
 	s.Add("kubernetes", pod)

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/turnstile-go/turnstile/framework"
+	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/eventtest"
 	"github.com/turnstile-go/turnstile/framework/servicetest"
@@ -209,6 +210,80 @@ func TestWrongPasswordAndUnknownAddressAreAlike(t *testing.T) {
 	}
 	if unknown.status != wrong.status || unknown.body != wrong.body || len(unknown.header) != len(wrong.header) {
 		t.Errorf("they differ: %v and %v", unknown, wrong)
+	}
+}
+
+// stored returns the hash that is stored for an address, and has another stored
+// unless that is empty.
+func stored(t *testing.T, on servicetest.Database, email, other string) (hash string) {
+	t.Helper()
+	db, err := database.New(database.Config{URL: on.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.InTx(t.Context(), func(tx *database.Tx) error {
+		if other != "" {
+			if _, err := tx.ExecContext(t.Context(), `UPDATE users SET password = $1 WHERE email_folded = $2`, other, email); err != nil {
+				return err
+			}
+		}
+		return tx.QueryRowContext(t.Context(), `SELECT password FROM users WHERE email_folded = $1`, email).Scan(&hash)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return hash
+}
+
+// A password is kept at the cost that is configured from the next sign-in on.
+func TestPasswordIsHashedAnew(t *testing.T) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) {
+		h := start(t, on)
+		h.post(t, 0, "signup", credentials("ada@example.com", "password"))
+		const dear = "$argon2id$v=19$m=128,t=2,p=1$"
+		before := stored(t, on, "ada@example.com", "")
+		h.Stop()
+		h = &harness{servicetest.Start(t, "auth", service.Assemble, on, "PASSWORD_MEMORY=128", "PASSWORD_ITERATIONS=2")}
+		if a := h.post(t, 0, "signin", credentials("ada@example.com", "Password")); a.status != http.StatusUnauthorized {
+			t.Errorf("wrong password: %d %s", a.status, a.body)
+		}
+		if now := stored(t, on, "ada@example.com", ""); now != before {
+			t.Errorf("a wrong password has changed the hash from %s to %s", before, now)
+		}
+		for range 2 {
+			if a := h.post(t, 0, "signin", credentials("ada@example.com", "password")); a.status != http.StatusOK {
+				t.Errorf("%d %s", a.status, a.body)
+			}
+			if now := stored(t, on, "ada@example.com", ""); !strings.HasPrefix(now, dear) {
+				t.Errorf("the hash is %s", now)
+			}
+		}
+	})
+}
+
+// What became of a stored hash is nobody's business.
+func TestDamagedHash(t *testing.T) {
+	on := servicetest.SQLite(t)
+	h := start(t, on)
+	h.post(t, 0, "signup", credentials("ada@example.com", "password"))
+	unknown := h.post(t, 0, "signin", credentials("eve@example.com", "password"))
+	for _, damaged := range []string{"damaged", "$argon2id$v=19$m=64,t=1,p=1$$", "$argon2id$v=19$m=4294967295,t=1,p=1$c2FsdHNhbHQ$a2V5a2V5a2V5"} {
+		stored(t, on, "ada@example.com", damaged)
+		if a := h.post(t, 0, "signin", credentials("ada@example.com", "password")); a.status != unknown.status || a.body != unknown.body {
+			t.Errorf("%s: %d %s", damaged, a.status, a.body)
+		}
+	}
+}
+
+func TestCostThatMakesNoSense(t *testing.T) {
+	var problems bytes.Buffer
+	err := framework.Run(t.Context(), "auth", service.New, framework.Options{
+		Args: []string{"check"}, Environ: []string{"DATABASE_URL=sqlite::memory:", "PASSWORD_MEMORY=0", "PASSWORD_ITERATIONS=1000"}, Stderr: &problems,
+	})
+	for _, want := range []string{"PASSWORD_MEMORY is 0", "PASSWORD_ITERATIONS is 1000: want from 1 to 100"} {
+		if err == nil || !strings.Contains(problems.String(), want) {
+			t.Errorf("%v: %s: lacks %q", err, &problems, want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -150,14 +151,32 @@ func (s *Server) signIn(ctx context.Context, in *struct{ Body SignIn }) (*sessio
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	ok, err := s.hasher.Matches(ctx, in.Body.Password, u.Password)
-	if err != nil {
+	ok, outdated, err := s.hasher.Matches(ctx, in.Body.Password, u.Password)
+	switch {
+	case errors.Is(err, user.ErrDamaged): // whoever asks learns nothing from that
+		s.log.LogAttrs(ctx, slog.LevelError, "a user cannot sign in", slog.String("user", u.ID), slog.Any("error", err))
+	case err != nil:
 		return nil, err
 	}
 	if !ok {
 		return nil, web.Unauthorized("Invalid credentials")
 	}
+	if outdated {
+		s.rehash(ctx, u, in.Body.Password)
+	}
 	return s.begin(ctx, u)
+}
+
+// rehash keeps a password as it would be kept now. If that fails, the next time
+// will do.
+func (s *Server) rehash(ctx context.Context, u user.User, password string) {
+	hash, err := s.hasher.Hash(ctx, password)
+	if err == nil {
+		err = s.db.InTx(ctx, func(tx *database.Tx) error { return store.ReplacePassword(ctx, tx, u, hash) })
+	}
+	if err != nil {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "a password keeps its old cost", slog.String("user", u.ID), slog.Any("error", err))
+	}
 }
 
 // begin starts a session of u.

@@ -61,6 +61,16 @@ func ByEmail(ctx context.Context, q database.Querier, email string) (user.User, 
 	return u, nil
 }
 
+// ReplacePassword stores another hash of the same password, unless what is
+// stored is no longer what u has.
+func ReplacePassword(ctx context.Context, tx *database.Tx, u user.User, hash string) error {
+	_, err := tx.ExecContext(ctx, `UPDATE users SET password = $1 WHERE id = $2 AND password = $3`, hash, u.ID, u.Password)
+	if err != nil {
+		return fmt.Errorf("replace the hash of user %s: %w", u.ID, err)
+	}
+	return nil
+}
+
 // FirstKey makes k the first signing key, unless there is one: of several that
 // are offered at once, one is kept.
 func FirstKey(ctx context.Context, tx *database.Tx, k session.Key, now time.Time) error {

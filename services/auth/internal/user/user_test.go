@@ -2,7 +2,11 @@ package user_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,57 +47,155 @@ func TestCheckPassword(t *testing.T) {
 	}
 }
 
-var cheap = user.Cost{Memory: 64, Iterations: 1, AtOnce: 2} //nolint:gochecknoglobals // a constant
+var cheap = user.Cost{Memory: 64, Iterations: 1, Parallelism: 1, AtOnce: 2, Waiting: 1} //nolint:gochecknoglobals // a constant
 
-func TestHasher(t *testing.T) {
-	h := user.NewHasher(cheap)
-	hash, err := h.Hash(t.Context(), "correct horse")
+func hasher(t testing.TB, c user.Cost) *user.Hasher {
+	t.Helper()
+	h, err := user.NewHasher(c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return h
+}
+
+func hashed(t testing.TB, c user.Cost) string {
+	t.Helper()
+	hash, err := hasher(t, c).Hash(t.Context(), "correct horse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hash
+}
+
+func TestHasher(t *testing.T) {
+	h := hasher(t, cheap)
+	hash := hashed(t, cheap)
 	if !strings.HasPrefix(hash, "$argon2id$v=19$m=64,t=1,p=1$") {
 		t.Errorf("the hash does not tell its cost: %s", hash)
 	}
-	if again, _ := h.Hash(t.Context(), "correct horse"); again == hash {
+	if again := hashed(t, cheap); again == hash {
 		t.Error("two hashes of a password are the same")
 	}
-	dearer := user.NewHasher(user.Cost{Memory: 128, Iterations: 2})
+	dearer := hasher(t, user.Cost{Memory: 128, Iterations: 2, Parallelism: 1})
 	for name, test := range map[string]struct {
-		hasher         *user.Hasher
-		password, hash string
-		want           bool
+		hasher            *user.Hasher
+		password, hash    string
+		matches, outdated bool
 	}{
-		"right":                     {h, "correct horse", hash, true},
-		"wrong":                     {h, "Correct horse", hash, false},
-		"not trimmed":               {h, "correct horse ", hash, false},
-		"empty":                     {h, "", hash, false},
-		"nobody's":                  {h, "correct horse", "", false},
-		"the decoy's own":           {h, "nobody's password", "", false},
-		"after the cost was raised": {dearer, "correct horse", hash, true},
+		"right":                     {h, "correct horse", hash, true, false},
+		"wrong":                     {h, "Correct horse", hash, false, false},
+		"not trimmed":               {h, "correct horse ", hash, false, false},
+		"empty":                     {h, "", hash, false, false},
+		"nobody's":                  {h, "correct horse", "", false, false},
+		"nobody's, and empty":       {h, "", "", false, false},
+		"after the cost was raised": {dearer, "correct horse", hash, true, true},
+		"wrong, and of old":         {dearer, "wrong horse", hash, false, false},
 	} {
-		if got, err := test.hasher.Matches(t.Context(), test.password, test.hash); got != test.want || err != nil {
-			t.Errorf("%s: got %v, %v", name, got, err)
+		if matches, outdated, err := test.hasher.Matches(t.Context(), test.password, test.hash); matches != test.matches || outdated != test.outdated || err != nil {
+			t.Errorf("%s: got %v, %v, %v", name, matches, outdated, err)
 		}
 	}
-	if _, err := h.Matches(t.Context(), "x", "damaged"); err == nil {
-		t.Error("a damaged hash is no error")
+	for _, damaged := range []string{
+		"damaged", hash[:len(hash)-50], "$argon2id$v=19$m=64,t=1,p=1$$", "$argon2i$" + hash,
+		strings.Replace(hash, "m=64", "m=4294967295", 1), strings.Replace(hash, "t=1", "t=0", 1), strings.Replace(hash, "p=1", "p=0", 1),
+		hash[:strings.LastIndexByte(hash, '$')+1],
+	} {
+		if matches, _, err := h.Matches(t.Context(), "correct horse", damaged); matches || !errors.Is(err, user.ErrDamaged) {
+			t.Errorf("%q: %v %v", damaged, matches, err)
+		}
+	}
+}
+
+func TestCostsThatMakeNoSense(t *testing.T) {
+	fine := user.Cost{Memory: 64, Iterations: 1, Parallelism: 1, AtOnce: 0, Waiting: 0}
+	hasher(t, fine)
+	for name, change := range map[string]func(*user.Cost){
+		"PASSWORD_MEMORY is 0:":                 func(c *user.Cost) { c.Memory = 0 },
+		"PASSWORD_MEMORY is 7:":                 func(c *user.Cost) { c.Memory = 7 },
+		"PASSWORD_MEMORY is 1048577:":           func(c *user.Cost) { c.Memory = 1<<20 + 1 },
+		"PASSWORD_MEMORY is 64: want from 512 ": func(c *user.Cost) { c.Parallelism = 64 },
+		"PASSWORD_ITERATIONS is 0:":             func(c *user.Cost) { c.Iterations = 0 },
+		"PASSWORD_ITERATIONS is 101:":           func(c *user.Cost) { c.Iterations = 101 },
+		"PASSWORD_PARALLELISM is 0:":            func(c *user.Cost) { c.Parallelism = 0 },
+		"PASSWORD_PARALLELISM is 65:":           func(c *user.Cost) { c.Parallelism = 65 },
+		"PASSWORD_AT_ONCE is -1:":               func(c *user.Cost) { c.AtOnce = -1 },
+		"PASSWORD_AT_ONCE is 1025:":             func(c *user.Cost) { c.AtOnce = 1025 },
+		"PASSWORD_WAITING is -1:":               func(c *user.Cost) { c.Waiting = -1 },
+	} {
+		c := fine
+		change(&c)
+		if _, err := user.NewHasher(c); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := user.NewHasher(user.Cost{Waiting: -1}); strings.Count(fmt.Sprint(err), "PASSWORD_") != 4 {
+		t.Errorf("not all that is wrong is said: %v", err)
+	}
+}
+
+// A no is the same work, whatever the reason, also when the cost was changed. It
+// is measured in memory taken, of which each cost here takes another amount, and
+// no other program changes that.
+func TestNoIsAsMuchWork(t *testing.T) {
+	now := user.Cost{Memory: 1 << 10, Iterations: 2, Parallelism: 1}
+	h := hasher(t, now)
+	hashes := map[string]string{
+		"wrong password":              hashed(t, now),
+		"unknown address":             "",
+		"damaged hash":                "$argon2id$v=19$damaged",
+		"wrong password, cheaper":     hashed(t, user.Cost{Memory: 1 << 8, Iterations: 3, Parallelism: 1}),
+		"wrong password, more memory": hashed(t, user.Cost{Memory: 1 << 11, Iterations: 1, Parallelism: 1}),
+	}
+	no := func(hash string) (memory uint64) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if matches, _, _ := h.Matches(t.Context(), "wrong", hash); matches {
+			t.Error("it matches")
+		}
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	for _, hash := range hashes { // so that all costs are known
+		no(hash)
+	}
+	const want = (1<<10 + 1<<8 + 1<<11) << 10
+	for name, hash := range hashes {
+		if memory := no(hash); memory < want || memory > want+want/20 {
+			t.Errorf("%s: took %d KiB, want %d KiB", name, memory>>10, want>>10)
+		}
 	}
 }
 
 func TestHasherHasItsTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := user.NewHasher(cheap)
+		h := hasher(t, cheap)
 		release := h.Occupy(2)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
-		if _, err := h.Hash(ctx, "correct horse"); err == nil {
-			t.Error("a third password was hashed at once")
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			if _, err := h.Hash(ctx, "correct horse"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("a third password: %v", err)
+			}
+			if time.Since(start) != time.Second {
+				t.Errorf("gave up after %v", time.Since(start))
+			}
+		})
+		synctest.Wait()
+		if _, _, err := h.Matches(t.Context(), "correct horse", ""); !errors.Is(err, user.ErrBusy) || time.Since(start) > 0 {
+			t.Errorf("with one waiting, the next: %v, after %v", err, time.Since(start))
 		}
-		if time.Since(start) != time.Second {
-			t.Errorf("gave up after %v", time.Since(start))
-		}
+		waiting.Wait()
+		// Who has given up leaves room.
+		waiting.Go(func() {
+			if _, err := h.Hash(t.Context(), "correct horse"); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
 		release()
+		waiting.Wait()
 		if _, err := h.Hash(t.Context(), "correct horse"); err != nil {
 			t.Errorf("after the others were done: %v", err)
 		}
