@@ -27,8 +27,10 @@ var layers = []struct {
 	{`services/(\w+)/service`, []string{`framework(/.+)?`, `services/$1/internal/.+`}},
 	{`services/(\w+)/internal/server`, []string{`framework/.+`, `services/\w+`, `services/$1/internal/.+`}},
 	{`services/(\w+)/internal/store`, []string{`framework/(database|web/session)`, `services/$1/internal/(user|ticket|order|payment)`}},
-	{`services/(payments)/internal/sandbox`, []string{`framework/database`, `services/$1/internal/payment`}},
-	{`services/(\w+)/internal/\w+`, nil}, // the thing and its rules
+	{`services/(payments)/internal/(sandbox|stripe)`, []string{`framework/(database|secret)`, `services/$1/internal/payment`}},
+	{`services/(payments)/internal/providertest`, []string{`services/$1/internal/payment`}}, // for tests
+	{`services/payments/internal/stripe/stripetest`, nil},                                   // for tests
+	{`services/(\w+)/internal/\w+`, nil},                                                    // the thing and its rules
 
 	{`framework`, []string{`framework/(internal/.+|secret)`}}, // parts satisfy its interfaces: it knows none of them
 	{`framework/servicetest`, []string{`framework(/.+)?`}},    // for tests
@@ -64,6 +66,7 @@ var libraries = map[string]string{
 	"github.com/labstack/echo/":        `framework/web`,
 	"github.com/golang-jwt/":           `framework/web/session`,
 	"github.com/alexedwards/argon2id":  `services/auth/internal/user`,
+	"github.com/stripe/stripe-go/":     `services/payments/internal/stripe(/stripetest)?`,
 	"github.com/caarlos0/env/":         `framework/internal/config`,
 	"github.com/prometheus/":           `framework/internal/telemetry`,
 	"go.opentelemetry.io/otel/sdk":     `framework/internal/telemetry`,

@@ -11,9 +11,11 @@ import (
 	"github.com/turnstile-go/turnstile/framework/kube"
 	"github.com/turnstile-go/turnstile/framework/web"
 	"github.com/turnstile-go/turnstile/framework/web/session"
+	"github.com/turnstile-go/turnstile/services/payments/internal/payment"
 	"github.com/turnstile-go/turnstile/services/payments/internal/sandbox"
 	"github.com/turnstile-go/turnstile/services/payments/internal/server"
 	"github.com/turnstile-go/turnstile/services/payments/internal/store"
+	"github.com/turnstile-go/turnstile/services/payments/internal/stripe"
 )
 
 // Config is what the service takes from its environment.
@@ -50,10 +52,26 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	sessions.Listen(listener)
 	api.Authenticate(sessions)
 
-	provider := sandbox.New(db, cfg.SandboxDelay)
+	var provider payment.Provider
+	var account *stripe.Provider
+	switch cfg.Provider {
+	case "sandbox":
+		provider = sandbox.New(db, cfg.SandboxDelay)
+	case "stripe":
+		if account, err = stripe.New(cfg.Stripe); err != nil {
+			return err
+		}
+		provider = account
+	default:
+		return fmt.Errorf("PAYMENT_PROVIDER is %q: it must be sandbox or stripe", cfg.Provider)
+	}
 	srv := server.New(db, outbox, provider, cfg.ProviderTimeout, s.Log)
 	srv.Listen(listener)
 	srv.Routes(api.API())
+	if account != nil {
+		srv.StripeWebhook(api.API(), account)
+		s.Add("stripe", account)
+	}
 
 	s.Add("kubernetes", pod)
 	s.Add("database", db)

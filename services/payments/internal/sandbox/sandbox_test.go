@@ -1,29 +1,47 @@
 package sandbox_test
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
 	"github.com/turnstile-go/turnstile/services/payments/internal/payment"
+	"github.com/turnstile-go/turnstile/services/payments/internal/providertest"
 	"github.com/turnstile-go/turnstile/services/payments/internal/sandbox"
 )
 
-func charge(key, token string) payment.Charge {
-	return payment.Charge{Key: key, Amount: 1999, Currency: payment.Currency, Token: token, OrderID: "o"}
+func TestConformance(t *testing.T) {
+	for name, open := range map[string]func(testing.TB, ...database.Migrations) *database.DB{
+		"sqlite": databasetest.SQLite, "postgres": databasetest.Postgres,
+	} {
+		t.Run(name, func(t *testing.T) {
+			providertest.Run(t, func(t *testing.T) providertest.Subject {
+				db := open(t, sandbox.Migrations())
+				return providertest.Subject{
+					Provider: sandbox.New(db, time.Hour),
+					Taken: func() []string {
+						return ids(t, db, `SELECT id FROM sandbox_charges WHERE declined = '' AND id <> $1`, "")
+					},
+					Returned: func(charge string) int {
+						return len(ids(t, db, `SELECT charge_id FROM sandbox_refunds WHERE charge_id = $1`, charge))
+					},
+					Good: sandbox.TokenVisa, Declined: sandbox.TokenDeclined, Late: sandbox.TokenTimeout, Unknown: "tok_unheard_of",
+					Reason: "Your card was declined",
+				}
+			})
+		})
+	}
 }
 
-func count(t *testing.T, db *database.DB) (n int) {
+func ids(t *testing.T, db *database.DB, query, arg string) []string {
 	t.Helper()
-	if err := db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM sandbox_charges`).Scan(&n); err != nil {
+	all, err := database.QueryAll(t.Context(), db, func(row database.Row) (id string, err error) { return id, row.Scan(&id) }, query, arg)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return all
 }
 
 func TestTokens(t *testing.T) {
@@ -32,83 +50,24 @@ func TestTokens(t *testing.T) {
 		sandbox.TokenVisa: "", sandbox.TokenTimeout: "",
 		sandbox.TokenDeclined:          "Your card was declined",
 		sandbox.TokenInsufficientFunds: "Your card has insufficient funds",
-		"tok_unheard_of":               "The payment token is unknown",
 	} {
-		for range 2 { // the answer stays the same
-			id, err := provider.Charge(t.Context(), charge("key "+token, token))
-			if reason == "" {
-				if id == "" || err != nil {
-					t.Errorf("%s: %q, %v", token, id, err)
-				}
-				continue
-			}
-			if declined, ok := errors.AsType[*payment.DeclinedError](err); !ok || declined.Reason != reason {
-				t.Errorf("%s: %q, %v; want %q", token, id, err, reason)
-			}
+		id, err := provider.Charge(t.Context(), providertest.Charge(token, token))
+		declined, ok := errors.AsType[*payment.DeclinedError](err)
+		if reason == "" && (id == "" || err != nil) || reason != "" && (!ok || declined.Reason != reason) {
+			t.Errorf("%s: %q, %v; want %q", token, id, err, reason)
 		}
 	}
 }
 
-// TestOneKeyOneCharge: asked at once or again, by this process or the next,
-// the sandbox takes the money once.
-func TestOneKeyOneCharge(t *testing.T) {
-	databasetest.Each(t, func(t *testing.T, db *database.DB) {
-		ids := make(chan string, 20)
-		var group errgroup.Group
-		for range cap(ids) {
-			group.Go(func() error {
-				id, err := sandbox.New(db, 0).Charge(context.Background(), charge("key", sandbox.TokenVisa))
-				ids <- id
-				return err
-			})
-		}
-		if err := group.Wait(); err != nil {
-			t.Fatal(err)
-		}
-		close(ids)
-		first := <-ids
-		for id := range ids {
-			if id != first {
-				t.Errorf("charges %s and %s", first, id)
-			}
-		}
-		other := charge("key", sandbox.TokenVisa)
-		other.Amount++
-		if id, err := sandbox.New(db, 0).Charge(t.Context(), other); err == nil {
-			t.Errorf("another amount with the same key: %s", id)
-		}
-		if n := count(t, db); n != 1 {
-			t.Errorf("%d charges", n)
-		}
-	}, sandbox.Migrations())
-}
-
-// TestLateAnswer: the money is taken although the answer comes too late, and
-// to ask again tells.
-func TestLateAnswer(t *testing.T) {
-	db := databasetest.SQLite(t, sandbox.Migrations())
-	provider := sandbox.New(db, time.Hour)
-	ctx, cancel := context.WithCancel(t.Context())
-	answer := make(chan error)
-	go func() {
-		_, err := provider.Charge(ctx, charge("key", sandbox.TokenTimeout))
-		answer <- err
-	}()
-	for count(t, db) == 0 { // entered before the answer
-		select {
-		case err := <-answer:
-			t.Fatalf("answered early: %v", err)
-		case <-time.After(time.Millisecond):
-		}
+// TestRefundOfAnotherAmount: all of a charge goes back, or nothing.
+func TestRefundOfAnotherAmount(t *testing.T) {
+	provider := sandbox.New(databasetest.SQLite(t, sandbox.Migrations()), 0)
+	id, err := provider.Charge(t.Context(), providertest.Charge("a", sandbox.TokenVisa))
+	if err != nil {
+		t.Fatal(err)
 	}
-	cancel()
-	if err := <-answer; !errors.Is(err, context.Canceled) {
-		t.Errorf("a late answer: %v", err)
-	}
-	if id, err := provider.Charge(t.Context(), charge("key", sandbox.TokenTimeout)); id == "" || err != nil {
-		t.Errorf("asked again: %q, %v", id, err)
-	}
-	if n := count(t, db); n != 1 {
-		t.Errorf("%d charges", n)
+	r := providertest.Refund("a", id)
+	if r.Amount--; provider.Refund(t.Context(), r) == nil {
+		t.Error("a part of the money went back")
 	}
 }

@@ -85,29 +85,36 @@ func onWire(p payment.Payment) Payment {
 
 type paymentOutput struct{ Body PaymentID }
 
+// create is the whole way of a payment. If it ends in the middle, who repeats the
+// request carries on with the same payment.
 func (s *Server) create(ctx context.Context, in *struct{ Body PaymentInput }) (*paymentOutput, error) {
-	p, err := s.begin(ctx, in.Body)
-	if err != nil {
-		return nil, err
-	}
-	p, err = s.charge(ctx, p)
-	if unanswered, ok := errors.AsType[*unansweredError](err); ok {
-		s.log.LogAttrs(ctx, slog.LevelError, "a payment is pending",
-			slog.String("payment", p.ID), slog.String("order", p.OrderID), slog.Any("error", unanswered))
-		return nil, web.Unavailable("The payment provider does not answer; the payment is pending", time.Minute)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if p.Status == payment.Declined {
-		return nil, web.PaymentRequired(p.Reason)
-	}
-	return &paymentOutput{Body: PaymentID{ID: p.ID}}, nil
+	return web.Once(ctx, s.db, func(keep func(context.Context, *database.Tx, *paymentOutput) error) (*paymentOutput, error) {
+		p, err := s.begin(ctx, in.Body)
+		if err != nil {
+			return nil, err
+		}
+		out := &paymentOutput{Body: PaymentID{ID: p.ID}}
+		p, err = s.charge(ctx, p, func(ctx context.Context, tx *database.Tx) error { return keep(ctx, tx, out) })
+		if unanswered, ok := errors.AsType[*unansweredError](err); ok {
+			s.log.LogAttrs(ctx, slog.LevelError, "a payment is pending",
+				slog.String("payment", p.ID), slog.String("order", p.OrderID), slog.Any("error", unanswered))
+			return nil, web.Unavailable("The payment provider does not answer; the payment is pending", time.Minute)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if p.Status == payment.Declined {
+			return nil, web.PaymentRequired(p.Reason)
+		}
+		return out, nil
+	})
 }
 
 // begin writes down the intent to pay, of which an order has one at a time.
 // Nothing is asked of the provider that is not written down: whatever happens
 // from here on, it is known what to ask the provider about, and by which key.
+//
+// A request that is repeated finds the intent that it has written before.
 func (s *Server) begin(ctx context.Context, in PaymentInput) (payment.Payment, error) {
 	caller, err := session.Require(ctx)
 	if err != nil {
@@ -123,12 +130,23 @@ func (s *Server) begin(ctx context.Context, in PaymentInput) (payment.Payment, e
 	if o.UserID != caller.ID {
 		return payment.Payment{}, web.Forbidden("This order is somebody else's")
 	}
+	request := web.IdempotencyID(ctx)
+	if request != "" {
+		p, err := store.Live(ctx, s.db, o.ID)
+		if err == nil && p.Request == request {
+			return p, nil
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return payment.Payment{}, err
+		}
+	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return payment.Payment{}, err
 	}
 	p, err := payment.Begin(id.String(), o, in.Token, time.Now())
 	if err == nil {
+		p.Request = request
 		err = s.db.InTx(ctx, func(tx *database.Tx) error { return store.Insert(ctx, tx, p, time.Now().Add(s.timeout)) })
 	}
 	if refusal, ok := errors.AsType[payment.Refusal](err); ok {

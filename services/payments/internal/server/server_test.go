@@ -54,7 +54,7 @@ func TestSettle(t *testing.T) {
 		}
 
 		for range provider.lose {
-			if _, err := s.charge(t.Context(), p); err == nil {
+			if _, err := s.charge(t.Context(), p, nil); err == nil {
 				t.Error("settled without an answer")
 			}
 		}
@@ -62,7 +62,7 @@ func TestSettle(t *testing.T) {
 		charges := make([]string, 10)
 		for i := range charges {
 			group.Go(func() error {
-				settled, err := s.charge(context.Background(), p)
+				settled, err := s.charge(context.Background(), p, nil)
 				if err == nil && settled.Status != payment.Captured {
 					err = errors.New("the payment is " + string(settled.Status))
 				}

@@ -25,32 +25,43 @@ func (s *Server) settle(ctx context.Context, p payment.Payment) (payment.Payment
 	if p.Return == payment.Due {
 		return s.refund(ctx, p)
 	}
-	return s.charge(ctx, p)
+	return s.charge(ctx, p, nil)
 }
 
-// charge asks the provider for the money of a pending payment and writes down
-// the answer. It returns the payment as it is then.
+// charge asks the provider for the money of a payment, unless it is known whether
+// that was taken, and writes down the answer. It returns the payment as it is
+// then. What captured does, unless it is nil, is done in the same transaction.
 //
 // The caller's departure does not stop it, because the provider's answer
 // counts whether or not anybody waits for it.
-func (s *Server) charge(ctx context.Context, p payment.Payment) (payment.Payment, error) {
-	var id string
-	err := s.ask(ctx, func(ctx context.Context) (err error) {
-		id, err = s.provider.Charge(ctx, p.Charge())
-		return err
-	})
-	if declined, ok := errors.AsType[*payment.DeclinedError](err); ok {
-		if declined.Err != nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "the payment provider refuses a payment",
-				slog.String("payment", p.ID), slog.String("order", p.OrderID), slog.Any("error", declined.Err))
+func (s *Server) charge(
+	ctx context.Context, p payment.Payment, captured func(context.Context, *database.Tx) error,
+) (payment.Payment, error) {
+	if p.Status == payment.Pending {
+		var id string
+		err := s.ask(ctx, func(ctx context.Context) (err error) {
+			id, err = s.provider.Charge(ctx, p.Charge())
+			return err
+		})
+		if declined, ok := errors.AsType[*payment.DeclinedError](err); ok {
+			if declined.Err != nil {
+				s.log.LogAttrs(ctx, slog.LevelWarn, "the payment provider refuses a payment",
+					slog.String("payment", p.ID), slog.String("order", p.OrderID), slog.Any("error", declined.Err))
+			}
+			p = p.Decline(declined.Reason)
+		} else if err != nil {
+			return p, &unansweredError{err}
+		} else {
+			p = p.Capture(id)
 		}
-		p = p.Decline(declined.Reason)
-	} else if err != nil {
-		return p, &unansweredError{err}
-	} else {
-		p = p.Capture(id)
 	}
-	return s.write(ctx, p.ID, func(ctx context.Context, tx *database.Tx) (payment.Payment, error) { return s.settled(ctx, tx, p) })
+	return s.write(ctx, p.ID, func(ctx context.Context, tx *database.Tx) (payment.Payment, error) {
+		now, err := s.settled(ctx, tx, p)
+		if err == nil && now.Status == payment.Captured && captured != nil {
+			err = captured(ctx, tx)
+		}
+		return now, err
+	})
 }
 
 // unansweredError says that it is not known what becomes of a charge.
