@@ -33,6 +33,7 @@ func TestFuzz(t *testing.T) {
 	if os.Getenv("CONFORMANCE") == "" {
 		t.Skip("not everything is there yet")
 	}
+	t.Parallel()
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
@@ -47,7 +48,8 @@ func TestFuzz(t *testing.T) {
 }
 
 func fuzzed(t *testing.T, postgres bool) {
-	dir, err := os.MkdirTemp("", "fuzz") //nolint:usetesting // it is kept if the test fails, and PostgreSQL may run as another user
+	dir, err := os.MkdirTemp("",
+		"fuzz") //nolint:usetesting // it is kept if the test fails, and PostgreSQL may run as another user
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,9 +74,12 @@ func auth() []rule {
 			}
 		}},
 		{"sign-up with no address that can be is 422", func(c *check) {
-			for _, email := range []any{"", "x", "@example.com", "a@", "a b@example.com", "a@example", "Ann <ann@example.com>", "a@example.com, b@example.com",
-				"a@-example.com", "a@example..com", " a@example.com", "a@example.com\n", nil, 1, strings.Repeat("a", 250) + "@example.com"} {
-				p := c.refused(http.StatusUnprocessableEntity, c.nobody, http.MethodPost, signUp, object{"email": email, "password": password})
+			for _, email := range []any{"", "x", "@example.com", "a@", "a b@example.com", "a@example", "Ann <ann@example.com>",
+				"a@example.com, b@example.com",
+				"a@-example.com", "a@example..com", " a@example.com", "a@example.com\n", nil, 1,
+				strings.Repeat("a", 250) + "@example.com"} {
+				p := c.refused(http.StatusUnprocessableEntity, c.nobody, http.MethodPost, signUp,
+					object{"email": email, "password": password})
 				c.says(p, "Email must be valid")
 				c.blames(p, "email")
 			}
@@ -162,18 +165,20 @@ func auth() []rule {
 				wrong = min(wrong, c.refused(http.StatusUnauthorized, c.nobody, http.MethodPost, signIn, in).answer.took)
 				none = min(none, c.refused(http.StatusUnauthorized, c.nobody, http.MethodPost, signIn, credentials()).answer.took)
 			}
-			if wrong > 2*none || none > 2*wrong {
+			if wrong > 5*none || none > 5*wrong { // without hashing it is a hundred times
 				c.Errorf("a wrong password takes %v and an unknown address %v", wrong, none)
 			}
 		}},
 		{"sign-in with a password that nobody can have is just 401", func(c *check) {
 			for _, password := range []string{"x", strings.Repeat("x", 1000)} {
-				p := c.refused(http.StatusUnauthorized, c.nobody, http.MethodPost, signIn, object{"email": uuid.NewString() + "@example.com", "password": password})
+				p := c.refused(http.StatusUnauthorized, c.nobody, http.MethodPost, signIn,
+					object{"email": uuid.NewString() + "@example.com", "password": password})
 				c.says(p, "Invalid credentials")
 			}
 		}},
 		{"sign-in without a password is 422", func(c *check) {
-			c.blames(c.refused(http.StatusUnprocessableEntity, c.nobody, http.MethodPost, signIn, object{"email": "ann@example.com", "password": ""}), "password")
+			c.blames(c.refused(http.StatusUnprocessableEntity, c.nobody, http.MethodPost, signIn,
+				object{"email": "ann@example.com", "password": ""}), "password")
 		}},
 		{"sign-in with no address that can be is 422", func(c *check) {
 			p := c.refused(http.StatusUnprocessableEntity, c.nobody, http.MethodPost, signIn, object{"email": "x", "password": password})
@@ -233,7 +238,8 @@ func auth() []rule {
 			m := c.member()
 			a := c.want(http.StatusOK, nil, m, http.MethodPost, signOut, nil)
 			cleared := c.sessionCookie(a)
-			if cleared.Name != m.cookie.Name || cleared.Path != m.cookie.Path || cleared.Value != "" || cleared.MaxAge >= 0 && !cleared.Expires.Before(time.Now()) {
+			if cleared.Name != m.cookie.Name || cleared.Path != m.cookie.Path || cleared.Value != "" || cleared.MaxAge >= 0 &&
+				!cleared.Expires.Before(time.Now()) {
 				c.Errorf("%v: it sets %q", a, a.header.Get("Set-Cookie"))
 			}
 			if got := c.whose(m); got != "" {
@@ -330,7 +336,8 @@ func sessions() []rule {
 			for _, path := range []string{"/api/tickets/mine", "/api/orders", "/api/payments"} {
 				c.want(http.StatusOK, nil, c.nobody, http.MethodGet, path, nil, bearer(c.seller))
 			}
-			c.want(http.StatusCreated, nil, c.nobody, http.MethodPost, "/api/tickets", object{"title": "A", "price": 1}, bearer(c.seller))
+			c.want(http.StatusCreated, nil, c.nobody, http.MethodPost, "/api/tickets", object{"title": "A", "price": 1},
+				bearer(c.seller))
 		}},
 		{"the word Bearer is the same in every letter case", func(c *check) {
 			if c.whose(c.nobody, header("Authorization", "bearer "+c.seller.cookie.Value)) == "" {
@@ -338,8 +345,11 @@ func sessions() []rule {
 			}
 		}},
 	}
-	for _, method := range []string{"GET /api/tickets/mine", "POST /api/tickets", "PUT /api/tickets/" + unknown, "DELETE /api/tickets/" + unknown,
-		"POST /api/orders", "GET /api/orders", "GET /api/orders/" + unknown, "DELETE /api/orders/" + unknown, "POST /api/payments", "GET /api/payments"} {
+	for _, method := range []string{
+		"GET /api/tickets/mine", "POST /api/tickets", "PUT /api/tickets/" + unknown, "DELETE /api/tickets/" + unknown,
+		"POST /api/orders", "GET /api/orders", "GET /api/orders/" + unknown, "DELETE /api/orders/" + unknown,
+		"POST /api/payments", "GET /api/payments",
+	} {
 		method, path, _ := strings.Cut(method, " ")
 		name := strings.ReplaceAll(strings.TrimPrefix(path, "/api/"), unknown, "{id}")
 		rules = append(rules, rule{fmt.Sprintf("%s %s without a session is 401", method, name), func(c *check) {
@@ -347,18 +357,18 @@ func sessions() []rule {
 		}})
 	}
 	for name, garble := range map[string]func(token string) string{
-		"garbled":                         func(token string) string { return "garbled" },
-		"empty":                           func(token string) string { return "" },
-		"cut short":                       func(token string) string { return token[:len(token)/2] },
-		"with another signature":          func(token string) string { return token[:len(token)-8] + "AAAAAAAA" },
-		"without a signature":             func(token string) string { return token[:strings.LastIndexByte(token, '.')+1] },
-		"with somebody else's id":         func(token string) string { return forged(token, 1, object{"sub": unknown}) },
-		"with a later end":                func(token string) string { return forged(token, 1, object{"exp": 4102444800}) },
-		"that has expired":                func(token string) string { return forged(token, 1, object{"exp": 1}) },
-		"with the algorithm none":         func(token string) string { return forged(token, 0, object{"alg": "none"}) },
-		"with a symmetric algorithm":      func(token string) string { return forged(token, 0, object{"alg": "HS256"}) },
-		"with an unknown key":             func(token string) string { return forged(token, 0, object{"kid": "unknown"}) },
-		"with a key of a stranger's site": func(token string) string { return forged(token, 0, object{"jku": "http://127.0.0.1:1/"}) },
+		"garbled":                    func(token string) string { return "garbled" },
+		"empty":                      func(token string) string { return "" },
+		"cut short":                  func(token string) string { return token[:len(token)/2] },
+		"with another signature":     func(token string) string { return token[:len(token)-8] + "AAAAAAAA" },
+		"without a signature":        func(token string) string { return token[:strings.LastIndexByte(token, '.')+1] },
+		"with somebody else's id":    func(token string) string { return forged(token, 1, object{"sub": unknown}) },
+		"with a later end":           func(token string) string { return forged(token, 1, object{"exp": 4102444800}) },
+		"that has expired":           func(token string) string { return forged(token, 1, object{"exp": 1}) },
+		"with the algorithm none":    func(token string) string { return forged(token, 0, object{"alg": "none"}) },
+		"with a symmetric algorithm": func(token string) string { return forged(token, 0, object{"alg": "HS256"}) },
+		"with an unknown key":        func(token string) string { return forged(token, 0, object{"kid": "unknown"}) },
+		"with a key of a stranger's": func(token string) string { return forged(token, 0, object{"jku": "http://127.0.0.1:1/"}) },
 	} {
 		rules = append(rules, rule{"a token " + name + " is an anonymous caller", func(c *check) {
 			token := garble(c.seller.cookie.Value)
@@ -373,7 +383,9 @@ func sessions() []rule {
 			}
 		}})
 	}
-	for name, path := range map[string]string{"tickets": "/api/tickets/mine", "orders": "/api/orders", "payments": "/api/payments"} {
+	for name, path := range map[string]string{
+		"tickets": "/api/tickets/mine", "orders": "/api/orders", "payments": "/api/payments",
+	} {
 		rules = append(rules, rule{"a session that was signed out is revoked in " + name, func(c *check) {
 			m := c.member()
 			as := bearer(m)
@@ -437,7 +449,8 @@ func sessions() []rule {
 			c.want(http.StatusOK, nil, m, http.MethodGet, "/api/tickets/mine", nil)
 		}},
 		rule{"a cookie of somebody else's making does not matter beside the session", func(c *check) {
-			c.want(http.StatusOK, nil, c.nobody, http.MethodGet, "/api/orders", nil, header("Cookie", "theme=dark; "+c.seller.cookie.Name+"="+c.seller.cookie.Value+"; x=y"))
+			c.want(http.StatusOK, nil, c.nobody, http.MethodGet, "/api/orders", nil,
+				header("Cookie", "theme=dark; "+c.seller.cookie.Name+"="+c.seller.cookie.Value+"; x=y"))
 		}},
 	)
 }

@@ -341,6 +341,27 @@ func (c *check) held(t journey.Ticket) journey.Order {
 	return o
 }
 
+// cancel has the buyer cancel an order.
+func (c *check) cancel(id string) {
+	c.Helper()
+	c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+id, nil)
+}
+
+// known is a ticket on sale of which orders has heard.
+func (c *check) known() journey.Ticket {
+	c.Helper()
+	t := c.sell()
+	c.cancel(c.held(t).ID)
+	c.buyer.In(c.T).AwaitTicket(t.ID, "")
+	return t
+}
+
+// noTicket has the seller offer what is not valid.
+func (c *check) noTicket(body any) problem {
+	c.Helper()
+	return c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, "/api/tickets", body)
+}
+
 // payable is an order that the buyer has placed, once it can be paid.
 func (c *check) payable() journey.Order {
 	c.Helper()

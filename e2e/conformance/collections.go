@@ -38,14 +38,15 @@ func lists() []collection {
 		{"orders", "/api/orders", buyer, func(c *check) string {
 			t := c.sell()
 			for range 3 {
-				c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+c.order(t).ID, nil)
+				c.cancel(c.order(t).ID)
 			}
 			return ""
 		}},
 		{"payments", "/api/payments", buyer, func(c *check) string {
 			o := c.payable()
 			for range 3 {
-				c.refused(http.StatusPaymentRequired, c.buyer, http.MethodPost, "/api/payments", object{"orderId": o.ID, "token": "tok_chargeDeclined"})
+				c.refused(http.StatusPaymentRequired, c.buyer, http.MethodPost, "/api/payments",
+					object{"orderId": o.ID, "token": "tok_chargeDeclined"})
 			}
 			return "orderId=" + o.ID
 		}},
@@ -107,7 +108,8 @@ func collections() (rules []rule) {
 						break
 					}
 				}
-				if len(got) != 3 || !slices.IsSortedFunc(got, func(a, b string) int { return strings.Compare(b, a) }) || got[0] == got[1] || got[1] == got[2] {
+				if len(got) != 3 || !slices.IsSortedFunc(got, func(a, b string) int { return strings.Compare(b, a) }) ||
+					got[0] == got[1] || got[1] == got[2] {
 					c.Errorf("the ids are %q, want three, the newest first", got)
 				}
 			}},
@@ -122,9 +124,12 @@ func collections() (rules []rule) {
 			}},
 			rule{of.name + ": a limit out of range is 422", bad("limit=0 limit=201 limit=-1 limit=99999999999999999999")},
 			rule{of.name + ": a limit that is no number is 422", bad("limit=abc limit=1.5 limit=1e1 limit=0x10 limit=%20 limit=10%20")},
-			rule{of.name + ": an invalid cursor is 422", bad("cursor=x cursor=null cursor=MQ cursor=bnVsbA cursor=%7B%7D cursor=" + unknown + " cursor=" + strings.Repeat("A", 200))},
+			rule{of.name + ": an invalid cursor is 422",
+				bad("cursor=x cursor=null cursor=MQ cursor=bnVsbA cursor=%7B%7D cursor=" + unknown +
+					" cursor=" + strings.Repeat("A", 200))},
 			rule{of.name + ": a limit and a cursor that are both wrong are both named", func(c *check) {
-				c.blames(c.refused(http.StatusUnprocessableEntity, of.who(c), http.MethodGet, of.path+"?cursor=x&limit=0", nil), "limit", "cursor")
+				c.blames(c.refused(http.StatusUnprocessableEntity, of.who(c), http.MethodGet, of.path+"?cursor=x&limit=0", nil),
+					"limit", "cursor")
 			}},
 			rule{of.name + ": the least limit is 1 and the greatest 200", func(c *check) {
 				c.want(http.StatusOK, nil, of.who(c), http.MethodGet, of.path+"?limit=1", nil)

@@ -29,7 +29,7 @@ func orders() []rule {
 		{"an order is 201, created, with the ticket", func(c *check) {
 			t := c.sell()
 			c.buyer.In(c.T).AwaitOrder(c.order(t), "created")
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+c.latest().ID, nil)
+			c.cancel(c.latest().ID)
 			c.buyer.In(c.T).AwaitTicket(t.ID, "")
 			var got order // the second time the ticket is known, and the first answer counts
 			before := time.Now()
@@ -44,7 +44,8 @@ func orders() []rule {
 			}
 		}},
 		{"an order of nothing is 422", func(c *check) {
-			for _, body := range []string{"{}", `{"ticketId": ""}`, `{"ticketId": " "}`, `{"ticketId": null}`, `{"ticketId": 1}`, `{"ticketId": ["x"]}`} {
+			for _, body := range []string{"{}", `{"ticketId": ""}`, `{"ticketId": " "}`, `{"ticketId": null}`, `{"ticketId": 1}`,
+				`{"ticketId": ["x"]}`} {
 				c.blames(c.refused(http.StatusUnprocessableEntity, c.buyer, http.MethodPost, "/api/orders", body), "ticketId")
 			}
 		}},
@@ -55,7 +56,7 @@ func orders() []rule {
 		}},
 		{"an order of a deleted ticket is 404", func(c *check) {
 			t := c.sell()
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+c.order(t).ID, nil)
+			c.cancel(c.order(t).ID)
 			c.buyer.In(c.T).AwaitTicket(t.ID, "")
 			c.want(http.StatusNoContent, nil, c.seller, http.MethodDelete, pathOf(t), nil)
 			c.eventually("orders has heard of it", func() error {
@@ -73,7 +74,8 @@ func orders() []rule {
 			t := c.sell()
 			c.order(t)
 			for _, who := range []*member{c.other, c.buyer} {
-				c.says(c.refused(http.StatusConflict, who, http.MethodPost, "/api/orders", object{"ticketId": t.ID}), "Ticket is already reserved")
+				c.says(c.refused(http.StatusConflict, who, http.MethodPost, "/api/orders", object{"ticketId": t.ID}),
+					"Ticket is already reserved")
 			}
 		}},
 		{"an order of a sold ticket is 409", func(c *check) {
@@ -98,22 +100,24 @@ func orders() []rule {
 		{"an order keeps the ticket as it was when it was ordered", func(c *check) {
 			t := c.sell()
 			o := c.held(t)
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+o.ID, nil)
+			c.cancel(o.ID)
 			c.buyer.In(c.T).AwaitTicket(t.ID, "")
 			c.want(http.StatusOK, nil, c.seller, http.MethodPut, pathOf(t), object{"title": "Another", "price": 99})
 			c.eventually("a new order has the new ticket", func() error {
 				var again order
-				if a := c.send(c.buyer, http.MethodPost, "/api/orders", object{"ticketId": t.ID}); a.status != http.StatusCreated || json.Unmarshal([]byte(a.text), &again) != nil {
+				if a := c.send(c.buyer, http.MethodPost, "/api/orders", object{"ticketId": t.ID}); a.status != http.StatusCreated ||
+					json.Unmarshal([]byte(a.text), &again) != nil {
 					return fmt.Errorf("%v", a)
 				}
 				if again.Ticket.Title == "Another" && again.Ticket.Price == "99" {
 					return nil
 				}
-				c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+again.ID, nil)
+				c.cancel(again.ID)
 				return fmt.Errorf("it has %+v", again.Ticket)
 			})
 			var got order
-			if c.want(http.StatusOK, &got, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil); got.Ticket.Title != t.Title || got.Ticket.Price != t.Price {
+			c.want(http.StatusOK, &got, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil)
+			if got.Ticket.Title != t.Title || got.Ticket.Price != t.Price {
 				c.Errorf("the old order has %+v, want %+v", got.Ticket, t)
 			}
 		}},
@@ -139,17 +143,19 @@ func orders() []rule {
 				c.Errorf("%v; want no body", a)
 			}
 			var got order
-			if c.want(http.StatusOK, &got, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil); got.Status != "cancelled" || got.Version != 1 {
+			c.want(http.StatusOK, &got, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil)
+			if got.Status != "cancelled" || got.Version != 1 {
 				c.Errorf("the order is %+v, want it cancelled, of version 1", got)
 			}
 		}},
 		{"a second cancellation is 204 and changes nothing", func(c *check) {
 			o := c.order(c.sell())
 			for range 2 {
-				c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+o.ID, nil)
+				c.cancel(o.ID)
 			}
 			var got order
-			if c.want(http.StatusOK, &got, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil); got.Version != 1 {
+			c.want(http.StatusOK, &got, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil)
+			if got.Version != 1 {
 				c.Errorf("the order is %+v, want version 1", got)
 			}
 		}},
@@ -164,7 +170,7 @@ func orders() []rule {
 		}},
 		{"a cancelled order's ticket can be ordered by somebody else", func(c *check) {
 			t := c.sell()
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+c.order(t).ID, nil)
+			c.cancel(c.order(t).ID)
 			var got order
 			c.want(http.StatusCreated, &got, c.other, http.MethodPost, "/api/orders", object{"ticketId": t.ID})
 			c.other.In(c.T).AwaitTicket(t.ID, got.ID)
@@ -173,10 +179,10 @@ func orders() []rule {
 		{"a cancelled order that is cancelled again does not release another's ticket", func(c *check) {
 			t := c.sell()
 			old := c.held(t)
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+old.ID, nil)
+			c.cancel(old.ID)
 			c.buyer.In(c.T).AwaitTicket(t.ID, "")
 			held := c.held(t)
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+old.ID, nil)
+			c.cancel(old.ID)
 			another := c.sell()
 			c.held(another) // what came of the cancellation, if anything, was before this
 			if got := c.buyer.In(c.T).AwaitTicket(t.ID, held.ID); got.Version != 3 {
@@ -186,7 +192,8 @@ func orders() []rule {
 		{"a paid order becomes complete", func(c *check) {
 			_, o := c.sold()
 			var got order
-			if c.want(http.StatusOK, &got, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil); got.Status != "complete" || got.Version != 1 {
+			c.want(http.StatusOK, &got, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil)
+			if got.Status != "complete" || got.Version != 1 {
 				c.Errorf("the order is %+v, want it complete, of version 1", got)
 			}
 		}},
@@ -225,7 +232,7 @@ func expiration(neglected journey.Order) []rule {
 			c.refused(http.StatusConflict, c.buyer, http.MethodPost, "/api/payments", pay(ended(c), "tok_visa"))
 		}},
 		{"a cancellation of an expired order is 204", func(c *check) {
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+ended(c).ID, nil)
+			c.cancel(ended(c).ID)
 		}},
 	}
 }

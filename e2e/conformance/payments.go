@@ -62,15 +62,19 @@ func payments() []rule {
 					c.Fatalf("paying %s: status %d, want 201", price, status)
 				}
 				list := c.paid(o)
-				if len(list) != 1 || list[0].OrderID != o.ID || list[0].Amount != cents || list[0].Currency != "usd" || list[0].Status != "captured" {
+				if len(list) != 1 || list[0].OrderID != o.ID || list[0].Amount != cents || list[0].Currency != "usd" ||
+					list[0].Status != "captured" {
 					c.Errorf("the payments for %s are %+v, want one of %d", price, list, cents)
 				}
 			}
 		}},
 		{"a payment without an order or a token is 422", func(c *check) {
-			c.blames(c.refused(http.StatusUnprocessableEntity, c.buyer, http.MethodPost, "/api/payments", object{"token": "tok_visa"}), "orderId")
-			c.blames(c.refused(http.StatusUnprocessableEntity, c.buyer, http.MethodPost, "/api/payments", object{"orderId": unknown}), "token")
-			c.blames(c.refused(http.StatusUnprocessableEntity, c.buyer, http.MethodPost, "/api/payments", object{"orderId": 1, "token": []string{}}), "orderId", "token")
+			c.blames(c.refused(http.StatusUnprocessableEntity, c.buyer, http.MethodPost, "/api/payments", object{"token": "tok_visa"}),
+				"orderId")
+			c.blames(c.refused(http.StatusUnprocessableEntity, c.buyer, http.MethodPost, "/api/payments", object{"orderId": unknown}),
+				"token")
+			c.blames(c.refused(http.StatusUnprocessableEntity, c.buyer, http.MethodPost, "/api/payments",
+				object{"orderId": 1, "token": []string{}}), "orderId", "token")
 		}},
 		{"a payment of an unknown order is 404", func(c *check) {
 			for _, id := range []string{unknown, "1", "not-an-id", strings.Repeat("x", 1000)} {
@@ -84,7 +88,7 @@ func payments() []rule {
 		}},
 		{"a payment of a cancelled order is 409", func(c *check) {
 			o := c.payable()
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+o.ID, nil)
+			c.cancel(o.ID)
 			c.eventually("payments has heard of it", func() error {
 				a := c.send(c.buyer, http.MethodPost, "/api/payments", pay(o, "tok_chargeDeclined")) // nothing is to be paid meanwhile
 				if a.status != http.StatusConflict {
@@ -128,7 +132,7 @@ func payments() []rule {
 				}
 				return nil
 			})
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+o.ID, nil)
+			c.cancel(o.ID)
 			if err := <-answered; err != nil {
 				c.Fatal(err)
 			}
@@ -165,7 +169,8 @@ func payments() []rule {
 		{"of an order that is unknown or another's there are no payments", func(c *check) {
 			_, o := c.sold()
 			for _, id := range []string{o.ID, unknown, "x"} {
-				if a := c.want(http.StatusOK, nil, c.other, http.MethodGet, "/api/payments?orderId="+id, nil); strings.TrimSpace(a.text) != "[]" {
+				if a := c.want(http.StatusOK, nil, c.other, http.MethodGet, "/api/payments?orderId="+id,
+					nil); strings.TrimSpace(a.text) != "[]" {
 					c.Errorf("%v; want []", a)
 				}
 			}

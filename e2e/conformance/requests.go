@@ -40,8 +40,9 @@ type document struct {
 
 func documents() (rules []rule) {
 	for name, operations := range map[string][]string{
-		"users":    {"post /api/users/signup", "post /api/users/signin", "post /api/users/signout", "get /api/users/currentuser"},
-		"tickets":  {"get /api/tickets", "get /api/tickets/mine", "get /api/tickets/{id}", "post /api/tickets", "put /api/tickets/{id}", "delete /api/tickets/{id}"},
+		"users": {"post /api/users/signup", "post /api/users/signin", "post /api/users/signout", "get /api/users/currentuser"},
+		"tickets": {"get /api/tickets", "get /api/tickets/mine", "get /api/tickets/{id}", "post /api/tickets",
+			"put /api/tickets/{id}", "delete /api/tickets/{id}"},
 		"orders":   {"post /api/orders", "get /api/orders", "get /api/orders/{id}", "delete /api/orders/{id}"},
 		"payments": {"post /api/payments", "get /api/payments"},
 	} {
@@ -62,7 +63,8 @@ func documents() (rules []rule) {
 			}
 		}}, rule{name + " has a page of documentation", func(c *check) {
 			a := c.send(c.nobody, http.MethodGet, "/api/"+name+"/docs", nil)
-			if a.status != http.StatusOK || !strings.HasPrefix(a.header.Get("Content-Type"), "text/html") || !strings.Contains(a.text, "<html") {
+			if a.status != http.StatusOK || !strings.HasPrefix(a.header.Get("Content-Type"), "text/html") ||
+				!strings.Contains(a.text, "<html") {
 				c.Errorf("%v of type %q; want 200 and HTML", a, a.header.Get("Content-Type"))
 			}
 		}})
@@ -74,7 +76,8 @@ func documents() (rules []rule) {
 			c.Error("there is no key")
 		}
 		for _, key := range set.Keys {
-			if key["kty"] != "OKP" || key["crv"] != "Ed25519" || key["kid"] == nil || key["kid"] == "" || key["x"] == nil || key["d"] != nil {
+			if key["kty"] != "OKP" || key["crv"] != "Ed25519" || key["kid"] == nil || key["kid"] == "" || key["x"] == nil ||
+				key["d"] != nil {
 				c.Errorf("the key is %v, want the public half of an Ed25519 key, with an id", key)
 			}
 		}
@@ -89,12 +92,14 @@ var (
 func requests() []rule {
 	rules := []rule{
 		{"an address that nothing is at is 404", func(c *check) {
-			for _, path := range []string{"/api/nothing", "/api/tickets/a/b", "/api/orders/a/b", "/api/payments/a/b", "/api/users/nothing"} {
+			for _, path := range []string{"/api/nothing", "/api/tickets/a/b", "/api/orders/a/b", "/api/payments/a/b",
+				"/api/users/nothing"} {
 				c.refused(http.StatusNotFound, c.seller, http.MethodGet, path, nil)
 			}
 		}},
 		{"instance is the path of the request", func(c *check) {
-			if p := c.refused(http.StatusNotFound, c.nobody, http.MethodGet, "/api/tickets/"+unknown, nil); p.Instance != "/api/tickets/"+unknown {
+			if p := c.refused(http.StatusNotFound, c.nobody, http.MethodGet, "/api/tickets/"+unknown,
+				nil); p.Instance != "/api/tickets/"+unknown {
 				c.Errorf("%v: instance is %q", p.answer, p.Instance)
 			}
 		}},
@@ -103,11 +108,12 @@ func requests() []rule {
 			if strings.Contains(p.answer.text, `"field"`) {
 				c.Errorf("%v: nothing is wrong with any field", p.answer)
 			}
-			c.blames(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, "/api/tickets", object{"title": "", "price": 1}), "title")
+			c.blames(c.noTicket(object{"title": "", "price": 1}), "title")
 		}},
 		{"a slash at the end of an address says nothing", func(c *check) {
 			c.want(http.StatusOK, nil, c.nobody, http.MethodGet, "/api/tickets/", nil)
-			c.want(http.StatusCreated, nil, c.seller, http.MethodPost, "/api/tickets/", object{"title": "A ticket with a slash", "price": 1})
+			c.want(http.StatusCreated, nil, c.seller, http.MethodPost, "/api/tickets/",
+				object{"title": "A ticket with a slash", "price": 1})
 			c.want(http.StatusOK, nil, c.seller, http.MethodGet, "/api/orders/", nil)
 			c.want(http.StatusOK, nil, c.seller, http.MethodGet, "/api/payments/", nil)
 		}},
@@ -126,7 +132,8 @@ func requests() []rule {
 			}
 		}},
 		{"a problem never tells what is inside", func(c *check) {
-			for _, path := range []string{"/api/tickets/'--", "/api/tickets/%25", "/api/tickets?limit=%00", "/api/orders/%ff", "/api/tickets?q=%ff"} {
+			for _, path := range []string{"/api/tickets/'--", "/api/tickets/%25", "/api/tickets?limit=%00", "/api/orders/%ff",
+				"/api/tickets?q=%ff"} {
 				a := c.send(c.seller, http.MethodGet, path, nil)
 				if a.status >= 500 || a.status >= 400 && inside.MatchString(a.text) {
 					c.Errorf("%v", a)
@@ -135,10 +142,13 @@ func requests() []rule {
 		}},
 	}
 	for _, of := range []struct{ method, path string }{
-		{http.MethodGet, "/api/tickets/"}, {http.MethodGet, "/api/orders/"}, {http.MethodDelete, "/api/tickets/"}, {http.MethodDelete, "/api/orders/"},
+		{http.MethodGet, "/api/tickets/"}, {http.MethodGet, "/api/orders/"}, {http.MethodDelete,
+			"/api/tickets/"}, {http.MethodDelete, "/api/orders/"},
 	} {
-		rules = append(rules, rule{fmt.Sprintf("%s %s{id}: an unknown id is 404, and so is a malformed one", of.method, strings.TrimPrefix(of.path, "/api/")), func(c *check) {
-			for _, id := range []string{uuid.NewString(), unknown, "1", "not-an-id", "%20", "null", "-1", strings.Repeat("a", 300), "%F0%9F%8E%AB", unknown + "0"} {
+		rules = append(rules, rule{fmt.Sprintf("%s %s{id}: an unknown id is 404, and so is a malformed one", of.method,
+			strings.TrimPrefix(of.path, "/api/")), func(c *check) {
+			for _, id := range []string{uuid.NewString(), unknown, "1", "not-an-id", "%20", "null", "-1", strings.Repeat("a", 300),
+				"%F0%9F%8E%AB", unknown + "0"} {
 				c.refused(http.StatusNotFound, c.seller, of.method, of.path+id, nil)
 			}
 		}})
@@ -188,11 +198,13 @@ func bodies() (rules []rule) {
 			}
 		}
 		rules = append(rules,
-			rule{op.name + ": malformed JSON is 400", refused(http.StatusBadRequest, "{", `{"a":}`, `{"a":1,}`, `{a:1}`, `{"a":1}}`, `nul`, `{"a":"`+"\xff"+`"}`, `{"a":01}`)},
+			rule{op.name + ": malformed JSON is 400", refused(http.StatusBadRequest, "{", `{"a":}`, `{"a":1,}`, `{a:1}`, `{"a":1}}`,
+				`nul`, `{"a":"`+"\xff"+`"}`, `{"a":01}`)},
 			rule{op.name + ": more than one value is 400", refused(http.StatusBadRequest, `{} {}`, `{}[]`, `{}x`)},
 			rule{op.name + ": an empty body is 422", refused(http.StatusUnprocessableEntity, "", " \n")},
 			rule{op.name + ": an empty object is 422", refused(http.StatusUnprocessableEntity, "{}")},
-			rule{op.name + ": what is no object is 422", refused(http.StatusUnprocessableEntity, "[]", `"text"`, "1", "true", "null", `[{}]`)},
+			rule{op.name + ": what is no object is 422", refused(http.StatusUnprocessableEntity, "[]", `"text"`, "1", "true", "null",
+				`[{}]`)},
 			rule{op.name + ": a number out of range is 422", func(c *check) {
 				op, who := ready(c)
 				for name := range op.body {
@@ -203,7 +215,8 @@ func bodies() (rules []rule) {
 				}
 			}},
 			rule{op.name + ": a missing Content-Type is 415", typed(http.StatusUnsupportedMediaType, "")},
-			rule{op.name + ": a wrong Content-Type is 415", typed(http.StatusUnsupportedMediaType, "text/plain", "application/x-www-form-urlencoded",
+			rule{op.name + ": a wrong Content-Type is 415", typed(http.StatusUnsupportedMediaType, "text/plain",
+				"application/x-www-form-urlencoded",
 				"multipart/form-data; boundary=x", "text/json", "application/jsonp", "json", "application/xml", "*/*")},
 			rule{op.name + ": a body above 1 MiB is 413", func(c *check) {
 				op, who := ready(c)
@@ -246,25 +259,29 @@ func bodies() (rules []rule) {
 			c.Error("there was no answer, five times")
 		}},
 		offer("a body of 1 MiB is not too large", padded(object{"title": "A ticket", "price": 1}, limit), anything),
-		offer("unknown members are ignored", `{"title": "A", "price": 1, "id": "mine", "version": 7, "userId": "x", "orderId": "y", "a": {"b": [null]}}`, func(c *check, got ticket) {
-			if got.ID == "mine" || got.Version != 0 || got.UserID != c.seller.id || got.OrderID != "" {
-				c.Errorf("the ticket is %+v", got)
-			}
-		}),
-		offer("a member in another letter case does not override the right one", `{"TITLE": "wrong", "title": "right", "Title": "wrong", "price": 1, "PRICE": 2}`, func(c *check, got ticket) {
-			if got.Title != "right" || got.Price != "1" {
-				c.Errorf("the ticket is %+v", got)
-			}
-		}),
+		offer("unknown members are ignored",
+			`{"title": "A", "price": 1, "id": "mine", "version": 7, "userId": "x", "orderId": "y", "a": {"b": [null]}}`, func(c *check,
+				got ticket) {
+				if got.ID == "mine" || got.Version != 0 || got.UserID != c.seller.id || got.OrderID != "" {
+					c.Errorf("the ticket is %+v", got)
+				}
+			}),
+		offer("a member in another letter case does not override the right one",
+			`{"TITLE": "wrong", "title": "right", "Title": "wrong", "price": 1, "PRICE": 2}`, func(c *check, got ticket) {
+				if got.Title != "right" || got.Price != "1" {
+					c.Errorf("the ticket is %+v", got)
+				}
+			}),
 		rule{"a member in another letter case does not stand for the right one", func(c *check) {
-			c.blames(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, "/api/tickets", `{"Title": "A", "PRICE": 1}`), "title", "price")
+			c.blames(c.noTicket(`{"Title": "A", "PRICE": 1}`), "title", "price")
 		}},
 		rule{"a member twice is not well-formed", func(c *check) {
 			c.refused(http.StatusBadRequest, c.seller, http.MethodPost, "/api/tickets", `{"title": "A", "title": "B", "price": 1}`)
 		}},
 		rule{"Content-Type may name UTF-8", func(c *check) {
 			for _, media := range []string{"application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON"} {
-				c.want(http.StatusCreated, nil, c.seller, http.MethodPost, "/api/tickets", object{"title": "A", "price": 1}, header("Content-Type", media))
+				c.want(http.StatusCreated, nil, c.seller, http.MethodPost, "/api/tickets", object{"title": "A", "price": 1},
+					header("Content-Type", media))
 			}
 		}},
 		rule{"all failures are named at once, in the order of the fields", func(c *check) {
@@ -278,14 +295,16 @@ func bodies() (rules []rule) {
 				{"/api/orders", []string{"ticketId"}},
 				{"/api/payments", []string{"orderId", "token"}},
 			} {
-				for _, body := range []string{"{}", `{"price": 0, "title": " ", "password": "", "email": "x", "token": "", "orderId": "", "ticketId": ""}`} {
+				for _, body := range []string{"{}",
+					`{"price": 0, "title": " ", "password": "", "email": "x", "token": "", "orderId": "", "ticketId": ""}`} {
 					c.blames(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, of.path, body), of.fields...)
 				}
 			}
 		}},
 		rule{"a member of another type is 422", func(c *check) {
-			for _, body := range []string{`{"title": 1, "price": 1}`, `{"title": null, "price": 1}`, `{"title": ["A"], "price": 1}`, `{"title": {}, "price": 1}`, `{"title": true, "price": 1}`} {
-				c.blames(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, "/api/tickets", body), "title")
+			for _, body := range []string{`{"title": 1, "price": 1}`, `{"title": null, "price": 1}`, `{"title": ["A"], "price": 1}`,
+				`{"title": {}, "price": 1}`, `{"title": true, "price": 1}`} {
+				c.blames(c.noTicket(body), "title")
 			}
 		}},
 		rule{"deep nesting is refused or ignored", func(c *check) {
@@ -398,7 +417,8 @@ func methods() (rules []rule) {
 		name := strings.ReplaceAll(strings.TrimPrefix(at.path, "/api/"), unknown, "{id}")
 		rules = append(rules, rule{name + ": another method is 405 with Allow", func(c *check) {
 			for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"} {
-				if strings.Contains(strings.Join(at.methods, " "), method) || method == "DELETE" && at.path == "/api/tickets/mine" || method == "PUT" && at.path == "/api/tickets/mine" {
+				if strings.Contains(strings.Join(at.methods, " "), method) || method == "DELETE" && at.path == "/api/tickets/mine" ||
+					method == "PUT" && at.path == "/api/tickets/mine" {
 					continue // mine might be an id there
 				}
 				c.allows(c.refused(http.StatusMethodNotAllowed, c.seller, method, at.path, nil).answer, at.methods)
@@ -419,7 +439,8 @@ func methods() (rules []rule) {
 			get := c.send(c.buyer, http.MethodGet, at.path, nil)
 			head := c.send(c.buyer, http.MethodHead, at.path, nil)
 			if head.status != get.status || head.text != "" || head.header.Get("Content-Type") != get.header.Get("Content-Type") {
-				c.Errorf("%v of type %q; want what GET says (%d, %q) and no body", head, head.header.Get("Content-Type"), get.status, get.header.Get("Content-Type"))
+				c.Errorf("%v of type %q; want what GET says (%d, %q) and no body", head, head.header.Get("Content-Type"), get.status,
+					get.header.Get("Content-Type"))
 			}
 			if got, want := head.header.Get("ETag"), get.header.Get("ETag"); got != want {
 				c.Errorf("%v: its ETag is %q, that of GET %q", head, got, want)

@@ -25,15 +25,17 @@ func tickets() []rule {
 	rules := []rule{
 		{"offering a ticket is 201 with the ticket, of version 0", func(c *check) {
 			var got ticket
-			a := c.want(http.StatusCreated, &got, c.seller, http.MethodPost, "/api/tickets", object{"title": "A concert", "price": 19.99})
+			a := c.want(http.StatusCreated, &got, c.seller, http.MethodPost, "/api/tickets",
+				object{"title": "A concert", "price": 19.99})
 			c.members(a, "id", "title", "price", "userId", "version")
 			if got.ID == "" || got.Title != "A concert" || got.Price != "19.99" || got.UserID != c.seller.id || got.Version != 0 {
 				c.Errorf("%v", a)
 			}
 		}},
 		{"a title is required", func(c *check) {
-			for _, body := range []string{`{"price": 1}`, `{"title": "", "price": 1}`, `{"title": " \t\n", "price": 1}`, `{"title": "\u2003", "price": 1}`} {
-				p := c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, "/api/tickets", body)
+			for _, body := range []string{`{"price": 1}`, `{"title": "", "price": 1}`, `{"title": " \t\n", "price": 1}`,
+				`{"title": "\u2003", "price": 1}`} {
+				p := c.noTicket(body)
 				c.says(p, "Title is required")
 				c.blames(p, "title")
 			}
@@ -46,7 +48,8 @@ func tickets() []rule {
 			}
 		}},
 		{"a title is kept as it is", func(c *check) {
-			for _, title := range []string{"  padded  ", "Ünïcödé 🎫 \u202e", `<script>alert("1")</script>`, "'; --", "line\nline", "%s%n", "${jndi:x}", "null"} {
+			for _, title := range []string{"  padded  ", "Ünïcödé 🎫 \u202e", `<script>alert("1")</script>`, "'; --", "line\nline",
+				"%s%n", "${jndi:x}", "null"} {
 				t := c.ticketOf(c.seller, title, 1)
 				var got ticket
 				c.want(http.StatusOK, &got, c.nobody, http.MethodGet, pathOf(t), nil)
@@ -57,24 +60,26 @@ func tickets() []rule {
 		}},
 		{"a price that is not above 0 is 422", func(c *check) {
 			for _, price := range []string{"0", "-1", "0.00", "-0.01", `"0"`, `"-5"`, "0e5"} {
-				p := c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, "/api/tickets", `{"title": "A", "price": `+price+`}`)
+				p := c.noTicket(`{"title": "A", "price": ` + price + `}`)
 				c.says(p, "Price must be greater than 0")
 				c.blames(p, "price")
 			}
 		}},
 		{"what is no price is 422", func(c *check) {
-			for _, price := range []string{`"NaN"`, `"Infinity"`, `"-Infinity"`, `""`, `"abc"`, "null", "true", "[]", "{}", "[1]", `"1,5"`, `"0x10"`, `" 1"`, `"1 "`, `"1_000"`, `"$5"`} {
-				c.blames(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, "/api/tickets", `{"title": "A", "price": `+price+`}`), "price")
+			for _, price := range []string{`"NaN"`, `"Infinity"`, `"-Infinity"`, `""`, `"abc"`, "null", "true", "[]", "{}", "[1]",
+				`"1,5"`, `"0x10"`, `" 1"`, `"1 "`, `"1_000"`, `"$5"`} {
+				c.blames(c.noTicket(`{"title": "A", "price": `+price+`}`), "price")
 			}
 		}},
 		{"a price of more than two places is 422", func(c *check) {
 			for _, price := range []string{"0.001", "19.999", `"19.999"`, "1e-3", "1.0000000000001"} {
-				c.blames(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, "/api/tickets", `{"title": "A", "price": `+price+`}`), "price")
+				c.blames(c.noTicket(`{"title": "A", "price": `+price+`}`), "price")
 			}
 		}},
 		{"a price above a million is 422", func(c *check) {
-			for _, price := range []string{"1000000.01", "1000001", "1e7", "1e400", `"1e400"`, "99999999999999999999", "9007199254740993"} {
-				c.blames(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPost, "/api/tickets", `{"title": "A", "price": `+price+`}`), "price")
+			for _, price := range []string{"1000000.01", "1000001", "1e7", "1e400", `"1e400"`, "99999999999999999999",
+				"9007199254740993"} {
+				c.blames(c.noTicket(`{"title": "A", "price": `+price+`}`), "price")
 			}
 		}},
 		{"anybody sees a ticket", func(c *check) {
@@ -108,7 +113,7 @@ func tickets() []rule {
 		{"a released ticket is listed again", func(c *check) {
 			t := c.sell()
 			o := c.held(t)
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+o.ID, nil)
+			c.cancel(o.ID)
 			c.other.In(c.T).AwaitTicket(t.ID, "")
 			if !c.listed(t) {
 				c.Error("it is not listed")
@@ -127,7 +132,7 @@ func tickets() []rule {
 			t := c.sell()
 			o := c.held(t)
 			held := c.buyer.In(c.T).AwaitTicket(t.ID, o.ID)
-			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, "/api/orders/"+o.ID, nil)
+			c.cancel(o.ID)
 			if free := c.buyer.In(c.T).AwaitTicket(t.ID, ""); t.Version != 0 || held.Version != 1 || free.Version != 2 {
 				c.Errorf("the versions are %d, %d and %d, want 0, 1 and 2", t.Version, held.Version, free.Version)
 			}
@@ -168,8 +173,10 @@ func tickets() []rule {
 		}},
 		{"an edit that is not valid is 422", func(c *check) {
 			t := c.sell()
-			c.says(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPut, pathOf(t), object{"price": 1}), "Title is required")
-			c.says(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPut, pathOf(t), object{"title": "A", "price": -1}), "Price must be greater than 0")
+			c.says(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPut, pathOf(t), object{"price": 1}),
+				"Title is required")
+			c.says(c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPut, pathOf(t), object{"title": "A", "price": -1}),
+				"Price must be greater than 0")
 		}},
 		{"somebody else's edit is 403", func(c *check) {
 			c.refused(http.StatusForbidden, c.other, http.MethodPut, pathOf(c.sell()), object{"title": "A", "price": 1})
@@ -177,7 +184,8 @@ func tickets() []rule {
 		{"an edit of a reserved ticket is 409", func(c *check) {
 			t := c.sell()
 			c.held(t)
-			c.says(c.refused(http.StatusConflict, c.seller, http.MethodPut, pathOf(t), object{"title": "A", "price": 1}), "Cannot edit a reserved ticket")
+			c.says(c.refused(http.StatusConflict, c.seller, http.MethodPut, pathOf(t), object{"title": "A", "price": 1}),
+				"Cannot edit a reserved ticket")
 		}},
 		{"an edit of a sold ticket is 409", func(c *check) {
 			t, _ := c.sold()
@@ -199,18 +207,22 @@ func tickets() []rule {
 				if i == 2 {
 					match = `"77", ` + c.send(c.nobody, http.MethodGet, pathOf(t), nil).header.Get("ETag")
 				}
-				c.want(http.StatusOK, nil, c.seller, http.MethodPut, pathOf(t), object{"title": fmt.Sprint("Better ", i), "price": 1}, header("If-Match", match))
+				c.want(http.StatusOK, nil, c.seller, http.MethodPut, pathOf(t), object{"title": fmt.Sprint("Better ", i), "price": 1},
+					header("If-Match", match))
 			}
 		}},
 		{"an edit with a stale If-Match is 412 and changes nothing", func(c *check) {
 			t := c.sell()
 			tag := c.send(c.nobody, http.MethodGet, pathOf(t), nil).header.Get("ETag")
-			c.want(http.StatusOK, nil, c.seller, http.MethodPut, pathOf(t), object{"title": "First", "price": 1}, header("If-Match", tag))
+			c.want(http.StatusOK, nil, c.seller, http.MethodPut, pathOf(t), object{"title": "First", "price": 1},
+				header("If-Match", tag))
 			for _, match := range []string{tag, `"77"`, `W/"1"`, "garbage", `"`} {
-				c.refused(http.StatusPreconditionFailed, c.seller, http.MethodPut, pathOf(t), object{"title": "Second", "price": 1}, header("If-Match", match))
+				c.refused(http.StatusPreconditionFailed, c.seller, http.MethodPut, pathOf(t), object{"title": "Second", "price": 1},
+					header("If-Match", match))
 			}
 			var got ticket
-			if c.want(http.StatusOK, &got, c.nobody, http.MethodGet, pathOf(t), nil); got.Title != "First" || got.Version != 1 {
+			c.want(http.StatusOK, &got, c.nobody, http.MethodGet, pathOf(t), nil)
+			if got.Title != "First" || got.Version != 1 {
 				c.Errorf("the ticket is %+v", got)
 			}
 		}},

@@ -66,7 +66,8 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			w := &worker{
 				name: fmt.Sprint("worker ", i), journal: j, operations: operations, users: o.Services["users"],
 				connections: &connections{open: map[string]*connection{}},
-				generator:   &generator{Rand: rand.New(rand.NewPCG(o.Seed, uint64(i))), ids: map[string][]string{}}, //nolint:gosec // to be repeated
+				generator: &generator{Rand: rand.New(rand.NewPCG(o.Seed, uint64(i))),
+					ids: map[string][]string{}}, //nolint:gosec // to be repeated
 			}
 			defer w.connections.close()
 			errs[i] = w.run(ctx, o.Requests/workers)

@@ -65,14 +65,16 @@ var texts = []string{
 	"{}", "[]", "__proto__", "constructor", "id", "2026-02-30T25:61:61Z", "Thu, 01 Jan 1970 00:00:00 GMT", "0190a0a0-0000-7000-8000-000000000000",
 	"00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", "a@b.example, c@d.example", "a@[127.0.0.1]", "@", "mine",
 	strings.Repeat("x", 201), strings.Repeat("\U0001f3ab", 201), strings.Repeat("ü", 129), strings.Repeat("a.", 200) + "example",
-	strings.Repeat("0", 400), strings.Repeat("%", 300), strings.Repeat("(", 3000), strings.Repeat("x", 5000), strings.Repeat("\x00", 50),
+	strings.Repeat("0", 400), strings.Repeat("%", 300), strings.Repeat("(", 3000), strings.Repeat("x",
+		5000), strings.Repeat("\x00", 50),
 }
 
 // values are JSON, and what looks like it, in any place of a body.
 var values = []string{
 	"null", "true", "false", "0", "-0", "-1", "1", "0.1", "1e400", "-1e400", "1e-400", "1E+400", "1e999999999999", "0e99999999999999999999",
 	"9007199254740993", "9223372036854775807", "9223372036854775808", "18446744073709551616", "-9223372036854775809", "0.30000000000000004",
-	strings.Repeat("9", 400), "0." + strings.Repeat("0", 400) + "1", "[]", "{}", "[[]]", "[null]", `[{"a":[]}]`, `{"":""}`, `{"a":1,"a":2}`,
+	strings.Repeat("9", 400), "0." + strings.Repeat("0",
+		400) + "1", "[]", "{}", "[[]]", "[null]", `[{"a":[]}]`, `{"":""}`, `{"a":1,"a":2}`,
 	`""`, `" "`, `"\u0000"`, `"\ud800"`, `"\udc00\ud800"`, `"\uD83C\uDFAB"`, "\"\xff\"", "\"\xc3\x28\"", `"\x"`, `"\u00"`, "\"\n\"", "\"\x00\"", `"`,
 	"NaN", "Infinity", "-Infinity", "01", ".5", "5.", "+1", "0x10", "1_000", "'x'", "nul", "tru", "undefined", "/**/1", "1 //", "[1,]", "[,]", "{,}",
 	`{"a"}`, `{a:1}`, "[", "{", "]", "}", ",", ":", "",
@@ -104,7 +106,8 @@ func (g *generator) text(name string, s schema) string {
 	if examples, ok := s["examples"].([]any); ok && len(examples) > 0 && g.chance(4) {
 		return fmt.Sprint(one(g, examples))
 	}
-	return one(g, []string{"A ticket", "Ein Fährschein", "座席", "a", strings.Repeat("x", 200), "ticket " + fmt.Sprint(g.IntN(1000))})
+	return one(g, []string{"A ticket", "Ein Fährschein", "座席", "a", strings.Repeat("x", 200),
+		"ticket " + fmt.Sprint(g.IntN(1000))})
 }
 
 func (g *generator) email() string {

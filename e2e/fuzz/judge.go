@@ -24,14 +24,15 @@ var leaks = regexp.MustCompile(strings.Join([]string{
 }, "|"))
 
 // slow is how long nothing may take, on a machine that has other things to do, too.
-const slow = 10 * time.Second
+const slow = 20 * time.Second
 
 // judge returns what is wrong with an answer.
 func judge(r *request, a *answer) (wrong []string) {
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	byServer := r.twisted && !strings.Contains(a.header.Get("Content-Type"), "json") // refused before any service saw it
 	switch {
-	case a.status >= 500 && !(byServer && (a.status == http.StatusNotImplemented || a.status == http.StatusHTTPVersionNotSupported)):
+	case a.status >= 500 && !(byServer && (a.status == http.StatusNotImplemented ||
+		a.status == http.StatusHTTPVersionNotSupported)):
 		say("the status is %d", a.status)
 	case a.status < 200:
 		say("the status is %d", a.status)

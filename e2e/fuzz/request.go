@@ -55,7 +55,8 @@ func (g *generator) request(o *operation) *request {
 		r.body = g.content(o, wrong && !g.chance(4))
 		media := "application/json"
 		if wrong && g.chance(10) {
-			media = line(one(g, append([]string{"text/plain", "application/json; charset=latin1", "application/json;", "application/x-www-form-urlencoded",
+			media = line(one(g, append([]string{"text/plain", "application/json; charset=latin1", "application/json;",
+				"application/x-www-form-urlencoded",
 				"multipart/form-data; boundary=x", "application/json, text/html", "*/*", "application/problem+json"}, texts...)))
 		}
 		r.header("Content-Type", media)
@@ -65,7 +66,8 @@ func (g *generator) request(o *operation) *request {
 	}
 	if wrong && g.chance(12) {
 		r.twisted = true
-		r.method = one(g, []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "X", strings.Repeat("M", 300)})
+		r.method = one(g, []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND",
+			"get", "X", strings.Repeat("M", 300)})
 	}
 	if wrong && g.chance(10) {
 		g.twist(r)
@@ -96,7 +98,8 @@ func (g *generator) target(o *operation, wrong bool) string {
 			value := g.parameter(p, wrong)
 			query = append(query, url.QueryEscape(p.Name)+"="+url.QueryEscape(value))
 			if wrong && g.chance(8) {
-				query = append(query, url.QueryEscape(p.Name)+one(g, []string{"", "=", "[]=1", "=" + url.QueryEscape(g.hostile()), "&;=;", "=%zz", "=%"}))
+				query = append(query, url.QueryEscape(p.Name)+one(g, []string{"", "=", "[]=1", "=" + url.QueryEscape(g.hostile()), "&;=;",
+					"=%zz", "=%"}))
 			}
 		}
 	}
@@ -239,7 +242,8 @@ func (g *generator) twist(r *request) {
 	case 2:
 		length(fmt.Sprint(len(r.body) / 2))
 	case 3:
-		length(one(g, []string{"", "-1", "abc", "+" + exact, "0x10", exact + ", " + exact, "99999999999999999999", "1e3", " ", exact + "\x00"}))
+		length(one(g, []string{"", "-1", "abc", "+" + exact, "0x10", exact + ", " + exact, "99999999999999999999", "1e3", " ",
+			exact + "\x00"}))
 		r.halved = true
 	case 4:
 		length(exact)
@@ -249,17 +253,21 @@ func (g *generator) twist(r *request) {
 		r.header("Transfer-Encoding", "chunked")
 		r.body = g.chunked(r.body)
 	case 6:
-		r.header("Transfer-Encoding", one(g, []string{"gzip, chunked", "xchunked", "identity", "chunked, chunked", "Chunked ", "\vchunked", "chunked\x00"}))
+		r.header("Transfer-Encoding", one(g, []string{"gzip, chunked", "xchunked", "identity", "chunked, chunked", "Chunked ",
+			"\vchunked", "chunked\x00"}))
 		r.body = g.chunked(r.body)
 	case 7:
 		r.header("Transfer-Encoding", "chunked")
-		r.body = []byte(one(g, []string{"z\r\n", "-1\r\n\r\n", "fffffffffffffffff\r\n", "5\r\nab", "0\r\nX-Trailer: x\r\n\r\n", "2;a=\"b\r\n{}\r\n0\r\n\r\n", "2\n{}\n0\n\n"}))
+		r.body = []byte(one(g, []string{"z\r\n", "-1\r\n\r\n", "fffffffffffffffff\r\n", "5\r\nab", "0\r\nX-Trailer: x\r\n\r\n",
+			"2;a=\"b\r\n{}\r\n0\r\n\r\n", "2\n{}\n0\n\n"}))
 		r.halved = true
 	case 8:
-		r.version = one(g, []string{"HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/1.9", "HTTP/9", "http/1.1", "", "XTTP/1.1", "HTTP/1.1 "})
+		r.version = one(g, []string{"HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/1.9", "HTTP/9", "http/1.1", "", "XTTP/1.1",
+			"HTTP/1.1 "})
 		length(exact)
 	case 9:
-		r.headers = append(r.headers, one(g, []string{"no colon", ": no name", "Space : x", " Folded: x", "X\x00Y: z", "X-Y: a\x00b", "X-Y: a\rb", "Ünï: x", "(): x", "X-Y\t: z"}))
+		r.headers = append(r.headers, one(g, []string{"no colon", ": no name", "Space : x", " Folded: x", "X\x00Y: z",
+			"X-Y: a\x00b", "X-Y: a\rb", "Ünï: x", "(): x", "X-Y\t: z"}))
 		length(exact)
 	case 10:
 		r.header("X-Long", strings.Repeat("x", 100_000))
@@ -276,7 +284,8 @@ func (g *generator) twist(r *request) {
 		r.header("Host", "another.example")
 		length(exact)
 	case 14:
-		r.headers[0] = "Host: " + one(g, []string{"", "a b", "[::1", "evil.example\x00", "..", strings.Repeat("h", 3000), "user@host", "127.0.0.1:99999"})
+		r.headers[0] = "Host: " + one(g, []string{"", "a b", "[::1", "evil.example\x00", "..", strings.Repeat("h", 3000),
+			"user@host", "127.0.0.1:99999"})
 		length(exact)
 	case 15:
 		r.header("Expect", one(g, []string{"100-continue", "200-ok", ""}))
@@ -286,12 +295,15 @@ func (g *generator) twist(r *request) {
 		r.header("HTTP2-Settings", "AAMAAABkAAQAAP__")
 		length(exact)
 	case 17: // another protocol
-		r.method, r.target, r.version = one(g, []string{"PRI", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HELO", "\x00\x00\x00", "*1\r\n$4\r\nPING"}), "*", "HTTP/2.0"
+		r.method, r.target, r.version = one(g, []string{"PRI", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HELO",
+			"\x00\x00\x00", "*1\r\n$4\r\nPING"}), "*", "HTTP/2.0"
 		r.halved = true
 	case 18:
-		r.target = one(g, []string{"*", "", "api/tickets", "http://" + r.operation.addr + r.target, "http://evil.example" + r.target, "//" + r.operation.addr + r.target,
+		r.target = one(g, []string{"*", "", "api/tickets", "http://" + r.operation.addr + r.target,
+			"http://evil.example" + r.target, "//" + r.operation.addr + r.target,
 			"/%zz", "/%", "/\xff", "/ /", "/api/tickets#x", "?", "/..", "/api/../api/tickets", "/./api//tickets", "/api/tickets/..%2f..%2fx", "/api%2ftickets", "/api/tickets;x=1",
-			"/API/Tickets", "/api/tickets/%00", "/api/tickets/%ff%fe", "/api/tickets/" + strings.Repeat("a", 9000), "/" + strings.Repeat("a/", 3000), "/api/tickets/mine/", "/api/tickets//",
+			"/API/Tickets", "/api/tickets/%00", "/api/tickets/%ff%fe", "/api/tickets/" + strings.Repeat("a",
+				9000), "/" + strings.Repeat("a/", 3000), "/api/tickets/mine/", "/api/tickets//",
 			"/api/tickets/%2e%2e/orders", "/metrics", "/healthz", "/readyz", "/debug/pprof/", "/.env", "/api", "/", "javascript:x", "127.0.0.1:1"})
 		length(exact)
 	case 19:
