@@ -73,6 +73,8 @@ var libraries = map[string]string{
 	"go.opentelemetry.io/otel/exporte": `framework/internal/telemetry`,
 	"github.com/spf13/cobra":           `framework/cmd/turnstile`,
 	"sigs.k8s.io/kustomize/":           `framework/cmd/turnstile/internal/manifests`,
+	"github.com/oasdiff/":              `framework/cmd/turnstile/internal/openapi`,
+	"github.com/getkin/kin-openapi/":   `framework/cmd/turnstile/internal/openapi`,
 	"github.com/Shopify/toxiproxy":     `e2e/internal/link`,
 }
 

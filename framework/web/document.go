@@ -238,6 +238,7 @@ func describeHeader(op *huma.Operation, name string, h *huma.Param) {
 			"session=eyJhbGciOiJFZERTQSJ9.e30.c2ln; Path=/; HttpOnly; SameSite=Lax"},
 	}[http.CanonicalHeaderKey(name)]
 	h.Description = cmp.Or(h.Description, known.description)
+	h.Required = h.Required || known.description != "" && name != "Link"
 	if h.Schema == nil {
 		h.Schema = &huma.Schema{Type: huma.TypeString}
 	} else {

@@ -135,10 +135,10 @@ func (s *Server) Ready() map[string]error {
 	return map[string]error{"http": nil}
 }
 
-// Describe lists the operations under "operations", and has the whole OpenAPI document under "openapi".
+// Describe lists the operations under "operations", and has the OpenAPI document under the API's name in "openapi".
 func (s *Server) Describe() map[string]any {
 	_, _ = s.document() // an error comes back when the description is written
-	return map[string]any{"operations": s.operations, "openapi": s.api.OpenAPI()}
+	return map[string]any{"operations": s.operations, "openapi": map[string]any{s.name: s.api.OpenAPI()}}
 }
 
 // Run serves until ctx ends, then refuses new connections, closes those on which nothing is said, and waits, for at most

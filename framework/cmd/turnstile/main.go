@@ -3,6 +3,7 @@
 //	go run ./framework/cmd/turnstile dev     runs every service of the workspace, and rebuilds what you change
 //	go run ./framework/cmd/turnstile demo    sells tickets, kills the broker, and proves that no event was lost
 //	go run ./framework/cmd/turnstile events  follows events through all services, and mends what holds them up
+//	go run ./framework/cmd/turnstile api     says which changes of the services' APIs break their clients
 //
 // It knows no service by name: go.work says where they are, and each service says itself (`<service> describe`)
 // which configuration, operations and events it has.
@@ -48,7 +49,7 @@ func rootCommand(out *console.Console, stop *stopper) *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.AddCommand(devCommand(out, stop), demoCommand(out, stop), brokerCommand(), gatewayCommand(out), eventsCommand(),
-		externalMetricsCommand(), manifestsCommand())
+		externalMetricsCommand(), manifestsCommand(), apiCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
 	})

@@ -21,6 +21,8 @@ type Description struct {
 	Publishes     []Published `json:"publishes"`
 	Listens       []Listened  `json:"listens"`
 	Kubernetes    Kubernetes  `json:"kubernetes"`
+
+	OpenAPI map[string]json.RawMessage `json:"openapi"` // the documents of its APIs, by their names
 }
 
 // Variable is one environment variable that a service takes.
