@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -57,6 +58,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 		operations = append(operations, of...)
 	}
+	if err := awaitKeys(ctx, operations); err != nil {
+		return nil, err
+	}
 	j := &journal{report: Report{Statuses: map[int]int{}, Reached: map[string]map[int]int{}}, found: map[string]*Finding{}}
 	workers := max(1, o.Workers)
 	errs := make([]error, workers)
@@ -75,6 +79,36 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	group.Wait()
 	return j.close(), errors.Join(errs...)
+}
+
+// awaitKeys waits until every service can tell who calls: until it has the keys of sessions it says 503, and may.
+func awaitKeys(ctx context.Context, operations []*operation) error {
+	for _, o := range operations {
+		if o.method != http.MethodGet || !o.session || strings.Contains(o.path, "{") {
+			continue
+		}
+		for {
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+o.addr+o.path, nil)
+			if err != nil {
+				return err
+			}
+			request.Header.Set("Authorization", "Bearer eyJhbGciOiJFZERTQSIsImtpZCI6IngifQ.e30."+strings.Repeat("A", 86)) // EdDSA, by nobody
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				return fmt.Errorf("fuzz: await the keys of sessions: %w", err)
+			}
+			response.Body.Close()
+			if response.StatusCode != http.StatusServiceUnavailable {
+				break
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("fuzz: %v still has no keys of sessions: %w", o, ctx.Err())
+			}
+		}
+	}
+	return nil
 }
 
 // worker sends one request after the other.

