@@ -80,8 +80,9 @@ type Service struct {
 	// other services, are connected to. It does no harm unless told to.
 	Broker *eventtest.Broker
 	// URLs are where the processes answer, without a slash at the end, in the
-	// order in which they were started. Boot and Stop change them.
-	URLs []string
+	// order in which they were started, AdminURLs where their admin servers do.
+	// Boot and Stop change them.
+	URLs, AdminURLs []string
 
 	t         testing.TB
 	issuer    *sessiontest.Issuer
@@ -128,7 +129,7 @@ func (s *Service) Stop() {
 	for _, p := range s.processes {
 		p.stop()
 	}
-	s.processes, s.URLs = nil, nil
+	s.processes, s.URLs, s.AdminURLs = nil, nil, nil
 }
 
 func (s *Service) boot(n int) {
@@ -143,6 +144,7 @@ func (s *Service) boot(n int) {
 		case addresses := <-p.ready:
 			s.processes = append(s.processes, p)
 			s.URLs = append(s.URLs, "http://"+addresses["http"])
+			s.AdminURLs = append(s.AdminURLs, "http://"+addresses["admin"])
 		case <-p.done:
 			s.t.Fatal("servicetest: a process has stopped before it was ready") // p.stop tells why
 		case <-late:

@@ -2,6 +2,8 @@
 package service
 
 import (
+	"fmt"
+
 	"github.com/turnstile-go/turnstile/framework"
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
@@ -29,6 +31,9 @@ func New(s *framework.Service, cfg Config) error {
 // Assemble builds the service on any brokers: one process can hold all services
 // on a broker in memory.
 func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
+	if cfg.KeyRotation != 0 && cfg.KeyRotation < server.LeastRotation {
+		return fmt.Errorf("SESSION_KEY_ROTATION is %s: want at least %s, or 0 for never", cfg.KeyRotation, server.LeastRotation)
+	}
 	hasher, err := user.NewHasher(cfg.Passwords)
 	if err != nil {
 		return err
@@ -37,28 +42,32 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	if err != nil {
 		return err
 	}
-	cfg.Events.Lead = pod.Lead("prune")
+	cfg.Events.Lead = pod.Lead("prune", "keys")
 	db, err := database.New(cfg.Database, event.Migrations(), session.Migrations(), web.Migrations(), store.Migrations())
 	if err != nil {
 		return err
 	}
 	outbox := event.NewOutbox(db, s.Name, server.Publishes()...)
-	keys := server.NewKeyring(db)
+	keys := server.NewKeyring(db, s.Log)
 	api := web.NewServer("users", cfg.HTTP, s.Log, s.Tracer, s.Meter)
 	sessions := session.NewLocalVerifier(cfg.Session, db, s.Log, keys)
 	api.Authenticate(sessions)
 	api.MapErrors(server.Problem)
 
-	srv := server.New(db, outbox, keys, sessions, cfg.Session, hasher, s.Log)
+	attempts := server.NewAttempts(cfg.Limits)
+	srv := server.New(db, outbox, keys, sessions, cfg.Session, hasher, attempts, s.Log)
 	srv.Routes(api.API())
 
 	s.Add("kubernetes", pod)
 	s.Add("database", db)
 	s.Add("sessions", sessions)
-	s.Add("events", event.NewClient(cfg.Events, outbox, nil, event.Telemetry{
+	events := event.NewClient(cfg.Events, outbox, nil, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,
-	}, brokers...))
+	}, brokers...)
+	s.Add("events", events)
 	s.Add("keys", keys)
+	s.Add("rotation", srv.Rotation(cfg.KeyRotation, events.Lead))
+	s.Add("attempts", attempts)
 	s.Add("http", api)
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,11 +27,12 @@ import (
 // harness is the service, whole.
 type harness struct{ *servicetest.Service }
 
-func start(t *testing.T, on servicetest.Database) *harness {
+func start(t *testing.T, on servicetest.Database, environ ...string) *harness {
 	t.Helper()
 	others := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, others) }) // the last to run: all of this test has gone
-	return &harness{servicetest.Start(t, "auth", service.Assemble, on, "PASSWORD_MEMORY=64", "PASSWORD_ITERATIONS=1")}
+	return &harness{servicetest.Start(t, "auth", service.Assemble, on,
+		append([]string{"PASSWORD_MEMORY=64", "PASSWORD_ITERATIONS=1", "RATE_LIMIT_ADDRESS=0"}, environ...)...)}
 }
 
 // onBoth runs a test on each kind of database.
@@ -459,6 +461,143 @@ func TestSignOutRevokes(t *testing.T) {
 			if got := h.currentUser(t, process, "Cookie", "session="+last); got != nobody {
 				t.Errorf("after a restart process %d takes it for %s", process, got)
 			}
+		}
+	})
+}
+
+// An operator who withdraws the key that signs ends all sessions, in every
+// process and, by an event, in every service; new ones can be started at once.
+func TestWithdrawnKey(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		peer := eventtest.NewPeer(t, h.Broker)
+		eventtest.Hear[session.Revoked](peer)
+		peer.Start()
+		token := h.post(t, 0, "signup", credentials("ada@example.com", "password")).session()
+		keys := func(process int, method, path, body string) (keys []struct{ ID, State string }) {
+			a, err := h.Send(t.Context(), "", method, h.AdminURLs[process]+"/debug/keys/"+path, body)
+			if err == nil {
+				err = json.Unmarshal(a.Body, &keys)
+			}
+			if err != nil || a.Status != http.StatusOK || len(keys) == 0 {
+				t.Fatalf("%s %s: %v %v", method, path, a, err)
+			}
+			return keys
+		}
+		old := keys(0, "GET", "", "")[0].ID
+		if all := keys(0, "POST", "withdraw", `{"id": "`+old+`"}`); all[0].ID == old || all[0].State != "signing" {
+			t.Errorf("the keys are then %v", all)
+		}
+		eventtest.Await(peer, func(e session.Revoked) bool { return e.ID == old && time.Until(e.ExpiresAt) > session.Lifetime })
+		h.Eventually(func() error {
+			for process := range h.URLs {
+				if got := h.currentUser(t, process, "Cookie", "session="+token); got != `{"currentUser":null}` {
+					return fmt.Errorf("process %d: %s", process, got)
+				}
+				if all := keys(process, "GET", "", ""); all[0].ID == old {
+					return fmt.Errorf("process %d has the keys %v", process, all)
+				}
+			}
+			return nil
+		})
+		for process := range h.URLs {
+			young := h.post(t, process, "signin", credentials("ada@example.com", "password")).session()
+			for other := range h.URLs {
+				if got := h.currentUser(t, other, "Cookie", "session="+young); !strings.Contains(got, "ada@example.com") {
+					t.Errorf("process %d takes a new session of process %d for %s", other, process, got)
+				}
+			}
+		}
+	})
+}
+
+func TestAttemptsAreLimited(t *testing.T) {
+	t.Run("of an address", func(t *testing.T) {
+		h := start(t, servicetest.SQLite(t), "RATE_LIMIT_ADDRESS=1", "RATE_LIMIT_ADDRESS_BURST=4")
+		h.post(t, 0, "signup", credentials("ada@example.com", "password"))
+		want := func(status int, path, email, password string, from ...string) {
+			t.Helper()
+			a := h.post(t, 0, path, credentials(email, password), from...)
+			if a.status != status {
+				t.Errorf("%s of %s: %d %s, want %d", path, email, a.status, a.body, status)
+			}
+			after, _ := strconv.Atoi(a.header.Get("Retry-After"))
+			if status == http.StatusTooManyRequests && (a.messages == "" || after < 1 || after > 60 || a.session() != "") {
+				t.Errorf("%s after %d s", a.body, after)
+			}
+		}
+		want(401, "signin", "Ada@example.com", "a wrong one", "X-Forwarded-For", "192.0.2.1")
+		want(401, "signin", "ada@EXAMPLE.com", "a wrong one", "X-Forwarded-For", "192.0.2.2")
+		want(409, "signup", "ada@example.com", "password", "X-Forwarded-For", "192.0.2.3")
+		want(429, "signin", "ADA@example.com", "password", "X-Forwarded-For", "192.0.2.4") // also with the right one
+		want(429, "signup", "ada@example.com", "password", "X-Forwarded-For", "192.0.2.5")
+		want(422, "signin", "ada@example.com", "")
+		for range 4 { // an address that nobody has
+			want(401, "signin", "eve@example.com", "password")
+		}
+		want(429, "signin", "eve@example.com", "password")
+		want(201, "signup", "bob@example.com", "password")
+	})
+	t.Run("of a client", func(t *testing.T) {
+		h := start(t, servicetest.SQLite(t), "RATE_LIMIT_CLIENT=1", "RATE_LIMIT_CLIENT_BURST=3", "RATE_LIMIT_ADDRESS=1", "RATE_LIMIT_ADDRESS_BURST=3")
+		from := func(client string, n, status int) {
+			t.Helper()
+			for i := range n {
+				email := fmt.Sprintf("%d@example.com", i)
+				if a := h.post(t, 0, "signin", credentials(email, "password"), "X-Forwarded-For", client); a.status != status {
+					t.Errorf("%s: %d %s, want %d", client, a.status, a.body, status)
+				}
+			}
+		}
+		from("192.0.2.1", 3, 401)
+		from("192.0.2.1", 9, 429) // which does not count for the addresses
+		from("192.0.2.2", 2, 401)
+		from("2001:db8::1", 2, 401)
+		from("2001:db8::2", 1, 429) // 0@example.com's three are used up
+		a := h.post(t, 0, "signup", credentials("somebody@example.com", "password"), "X-Forwarded-For", "2001:db8::3")
+		if a.status != 429 { // of the same /64
+			t.Errorf("%d %s", a.status, a.body)
+		}
+		if got := h.currentUser(t, 0, "X-Forwarded-For", "192.0.2.1"); got != `{"currentUser":null}` {
+			t.Errorf("what else the client asks: %s", got)
+		}
+	})
+}
+
+// A sign-up that is repeated with its Idempotency-Key, because the answer was
+// lost, has the same answer and the same session.
+func TestSignUpIsRepeated(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		peer := hears(t, h.Broker)
+		key := []string{"Idempotency-Key", "f6cfbf0c-0bd9-4e2b-9f5b-6f0b8d6d8c3a"}
+		first := h.post(t, 0, "signup", credentials("ada@example.com", "password"), key...)
+		if first.status != http.StatusCreated || first.session() == "" {
+			t.Fatalf("%d %s", first.status, first.body)
+		}
+		for process := range h.URLs {
+			again := h.post(t, process, "signup", `{ "password": "password", "email": "ada@example.com" }`, key...)
+			if again.status != http.StatusCreated || again.body != first.body || again.header.Get("Set-Cookie") != first.header.Get("Set-Cookie") {
+				t.Errorf("process %d: %d %s %s, want %s %s", process, again.status, again.body, again.header.Get("Set-Cookie"),
+					first.body, first.header.Get("Set-Cookie"))
+			}
+		}
+		if a := h.post(t, 0, "signup", credentials("ada@example.com", "Password"), key...); a.status != http.StatusUnprocessableEntity || a.session() != "" {
+			t.Errorf("with another password: %d %s", a.status, a.body)
+		}
+		if a := h.post(t, 0, "signup", credentials("ada@example.com", "password")); a.status != http.StatusConflict {
+			t.Errorf("without the key: %d %s", a.status, a.body)
+		}
+		// A refusal is not kept.
+		other := []string{"Idempotency-Key", "another"}
+		if a := h.post(t, 0, "signup", credentials("ADA@example.com", "password"), other...); a.status != http.StatusConflict {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+		if a := h.post(t, 0, "signup", credentials("bob@example.com", "password"), other...); a.status != http.StatusCreated {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+		bob := h.post(t, 0, "signin", credentials("bob@example.com", "password"))
+		eventtest.Await(peer, func(e auth.Registered) bool { return e.ID == identityOf(t, bob).ID })
+		if n := len(eventtest.Heard[auth.Registered](peer)); n != 2 {
+			t.Errorf("%d have registered", n)
 		}
 	})
 }

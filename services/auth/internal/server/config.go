@@ -1,6 +1,8 @@
 package server
 
 import (
+	"time"
+
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event"
 	"github.com/turnstile-go/turnstile/framework/event/broker"
@@ -19,4 +21,8 @@ type Config struct {
 	Session   session.Config
 	Kube      kube.Config
 	Passwords user.Cost
+	Limits    Limits
+
+	// KeyRotation is how often another key begins to sign sessions.
+	KeyRotation time.Duration `env:"SESSION_KEY_ROTATION" envDefault:"720h" doc:"how often another key begins to sign sessions, at least 1h; 0 for only when operators say so"`
 }

@@ -113,40 +113,53 @@ type sessionOutput struct {
 }
 
 func (s *Server) signUp(ctx context.Context, in *struct{ Body SignUp }) (*sessionOutput, error) {
-	taken := web.Conflict("Email in use")
-	// The unique index decides; asking first spares hashing.
-	if _, err := store.ByEmail(ctx, s.db, in.Body.Email); err == nil {
-		return nil, taken
-	} else if !errors.Is(err, store.ErrNotFound) {
+	if err := s.attempts.admit(ctx, in.Body.Email); err != nil {
 		return nil, err
 	}
-	hash, err := s.hasher.Hash(ctx, in.Body.Password)
-	if err != nil {
-		return nil, err
-	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, err
-	}
-	u := user.User{ID: id.String(), Email: in.Body.Email, Password: hash}
-	err = s.db.InTx(ctx, func(tx *database.Tx) error {
-		if err := store.Insert(ctx, tx, u, time.Now()); err != nil {
-			return err
+	// Hashing takes too long for a transaction.
+	return web.Once(ctx, s.db, func(keep func(context.Context, *database.Tx, *sessionOutput) error) (*sessionOutput, error) {
+		taken := web.Conflict("Email in use")
+		// The unique index decides; asking first spares hashing.
+		if _, err := store.ByEmail(ctx, s.db, in.Body.Email); err == nil {
+			return nil, taken
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return nil, err
 		}
-		return s.outbox.Publish(ctx, tx, auth.Registered{ID: u.ID, Email: u.Email})
+		hash, err := s.hasher.Hash(ctx, in.Body.Password)
+		if err != nil {
+			return nil, err
+		}
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, err
+		}
+		u := user.User{ID: id.String(), Email: in.Body.Email, Password: hash}
+		out, err := s.begin(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		err = s.db.InTx(ctx, func(tx *database.Tx) error {
+			if err := store.Insert(ctx, tx, u, time.Now()); err != nil {
+				return err
+			}
+			if err := s.outbox.Publish(ctx, tx, auth.Registered{ID: u.ID, Email: u.Email}); err != nil {
+				return err
+			}
+			return keep(ctx, tx, out)
+		})
+		if errors.Is(err, store.ErrTaken) {
+			return nil, taken
+		}
+		return out, err
 	})
-	if errors.Is(err, store.ErrTaken) {
-		return nil, taken
-	}
-	if err != nil {
-		return nil, err
-	}
-	return s.begin(ctx, u)
 }
 
 // signIn takes as long, and answers the same, for an address that nobody has as
 // for a wrong password.
 func (s *Server) signIn(ctx context.Context, in *struct{ Body SignIn }) (*sessionOutput, error) {
+	if err := s.attempts.admit(ctx, in.Body.Email); err != nil {
+		return nil, err
+	}
 	u, err := store.ByEmail(ctx, s.db, in.Body.Email)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
@@ -181,11 +194,11 @@ func (s *Server) rehash(ctx context.Context, u user.User, password string) {
 
 // begin starts a session of u.
 func (s *Server) begin(ctx context.Context, u user.User) (*sessionOutput, error) {
-	keys, err := s.keys.all()
+	key, err := s.keys.signing()
 	if err != nil {
 		return nil, err
 	}
-	token, expires, err := s.issue.Sign(keys[0], session.Caller{ID: u.ID, Email: u.Email}, time.Now())
+	token, expires, err := s.issue.Sign(key, session.Caller{ID: u.ID, Email: u.Email}, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -250,7 +263,7 @@ func (s *Server) currentUser(ctx context.Context, _ *struct{}) (*struct{ Body Cu
 }
 
 func (s *Server) publicKeys(context.Context, *struct{}) (*struct{ Body json.RawMessage }, error) {
-	keys, err := s.keys.all()
+	keys, err := s.keys.published()
 	if err != nil {
 		return nil, err
 	}

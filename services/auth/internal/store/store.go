@@ -71,35 +71,77 @@ func ReplacePassword(ctx context.Context, tx *database.Tx, u user.User, hash str
 	return nil
 }
 
+// SigningKey is a key that sessions are signed with from some time on.
+type SigningKey struct {
+	session.Key
+	SignsFrom time.Time
+}
+
 // FirstKey makes k the first signing key, unless there is one: of several that
 // are offered at once, one is kept.
-func FirstKey(ctx context.Context, tx *database.Tx, k session.Key, now time.Time) error {
-	_, err := tx.ExecContext(ctx, `
-		INSERT INTO signing_keys (generation, id, seed, created_at) VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING`,
-		k.ID, base64.StdEncoding.EncodeToString(k.Private.Seed()), now.UnixMicro())
+func FirstKey(ctx context.Context, tx *database.Tx, k SigningKey) error {
+	return insertKey(ctx, tx, k, `INSERT INTO signing_keys (generation, id, seed, created_at, signs_from)
+		VALUES (1, $1, $2, $3, $4) ON CONFLICT DO NOTHING`)
+}
+
+// InsertKey adds a signing key. The keys must be locked.
+func InsertKey(ctx context.Context, tx *database.Tx, k SigningKey) error {
+	return insertKey(ctx, tx, k, `INSERT INTO signing_keys (generation, id, seed, created_at, signs_from)
+		SELECT COALESCE(MAX(generation), 0) + 1, $1, $2, CAST($3 AS BIGINT), CAST($4 AS BIGINT) FROM signing_keys`)
+}
+
+func insertKey(ctx context.Context, tx *database.Tx, k SigningKey, statement string) error {
+	_, err := tx.ExecContext(ctx, statement,
+		k.ID, base64.StdEncoding.EncodeToString(k.Private.Seed()), time.Now().UnixMicro(), k.SignsFrom.UnixMicro())
 	if err != nil {
-		return fmt.Errorf("insert the first signing key: %w", err)
+		return fmt.Errorf("insert signing key %s: %w", k.ID, err)
 	}
 	return nil
 }
 
-// Keys lists the signing keys, the newest, which signs, first.
-func Keys(ctx context.Context, q database.Querier) ([]session.Key, error) {
-	keys, err := database.QueryAll(ctx, q, scanKey, `SELECT id, seed FROM signing_keys ORDER BY generation DESC`)
+// SignFrom changes from when on a key signs.
+func SignFrom(ctx context.Context, tx *database.Tx, id string, from time.Time) error {
+	if _, err := tx.ExecContext(ctx, `UPDATE signing_keys SET signs_from = $1 WHERE id = $2`, from.UnixMicro(), id); err != nil {
+		return fmt.Errorf("have key %s sign from %s: %w", id, from, err)
+	}
+	return nil
+}
+
+// DeleteKey deletes a signing key.
+func DeleteKey(ctx context.Context, tx *database.Tx, id string) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM signing_keys WHERE id = $1`, id); err != nil {
+		return fmt.Errorf("delete signing key %s: %w", id, err)
+	}
+	return nil
+}
+
+// LockKeys has others who change the signing keys wait until the transaction
+// has ended, and returns them as Keys does.
+func LockKeys(ctx context.Context, tx *database.Tx) ([]SigningKey, error) {
+	if _, err := tx.ExecContext(ctx, `UPDATE signing_keys SET signs_from = signs_from`); err != nil {
+		return nil, fmt.Errorf("lock the signing keys: %w", err)
+	}
+	return Keys(ctx, tx)
+}
+
+// Keys lists the signing keys, the one that signs last first.
+func Keys(ctx context.Context, q database.Querier) ([]SigningKey, error) {
+	keys, err := database.QueryAll(ctx, q, scanKey, `SELECT id, seed, signs_from FROM signing_keys ORDER BY signs_from DESC, generation DESC`)
 	if err != nil {
 		return nil, fmt.Errorf("list signing keys: %w", err)
 	}
 	return keys, nil
 }
 
-func scanKey(row database.Row) (session.Key, error) {
+func scanKey(row database.Row) (SigningKey, error) {
 	var id, text string
-	if err := row.Scan(&id, &text); err != nil {
-		return session.Key{}, err
+	var from int64
+	if err := row.Scan(&id, &text, &from); err != nil {
+		return SigningKey{}, err
 	}
 	seed, err := base64.StdEncoding.DecodeString(text)
 	if err != nil || len(seed) != ed25519.SeedSize {
-		return session.Key{}, fmt.Errorf("signing key %s is damaged", id)
+		return SigningKey{}, fmt.Errorf("signing key %s is damaged", id)
 	}
-	return session.Key{ID: id, Private: ed25519.NewKeyFromSeed(seed)}, nil
+	return SigningKey{session.Key{ID: id, Private: ed25519.NewKeyFromSeed(seed)}, time.UnixMicro(from).UTC()}, nil
 }

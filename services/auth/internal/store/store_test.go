@@ -44,7 +44,7 @@ func TestAnAddressIsTakenOnce(t *testing.T) {
 func TestOfManyFirstKeysOneIsKept(t *testing.T) {
 	databasetest.Each(t, func(t *testing.T, db *database.DB) {
 		const n = 8
-		got := make([][]session.Key, n)
+		got := make([][]store.SigningKey, n)
 		var all sync.WaitGroup
 		for i := range n {
 			all.Go(func() {
@@ -54,7 +54,7 @@ func TestOfManyFirstKeysOneIsKept(t *testing.T) {
 					return
 				}
 				err = db.InTx(t.Context(), func(tx *database.Tx) (err error) {
-					if err := store.FirstKey(t.Context(), tx, session.Key{ID: fmt.Sprint(i), Private: private}, time.Now()); err != nil {
+					if err := store.FirstKey(t.Context(), tx, store.SigningKey{Key: session.Key{ID: fmt.Sprint(i), Private: private}, SignsFrom: time.Now()}); err != nil {
 						return err
 					}
 					got[i], err = store.Keys(t.Context(), tx)
