@@ -22,6 +22,7 @@ func Market(t *testing.T, s Site) {
 		"do not touch a reserved ticket": reservedTicket,
 		"want the same ticket":           sameTicket,
 		"pay the same order":             sameOrder,
+		"cancel what is being paid":      cancelPaying,
 		"sign out":                       signOut,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -247,4 +248,43 @@ func sameOrder(t *testing.T, s Site) {
 		t.Errorf("the answers are %v, want one 201 and %d times 409", statuses, crowd-1)
 	}
 	buyer.AwaitOrder(o, "complete")
+}
+
+// cancelPaying has somebody cancel an order while the payment provider takes its time. Whichever is faster, the money is
+// kept for a complete order alone.
+func cancelPaying(t *testing.T, s Site) {
+	seller, buyer := s.User(t), s.User(t)
+	offered := seller.Sell("A ticket for somebody who cannot decide")
+	o := buyer.Order(offered.ID)
+	var paying sync.WaitGroup
+	paying.Go(func() {
+		if got := buyer.Pay(o, "tok_timeout"); got != http.StatusCreated && got != http.StatusServiceUnavailable {
+			t.Errorf("paying: status %d, want 201, or 503 while nothing is known", got)
+		}
+	})
+	defer paying.Wait()
+	var paid []Payment
+	Eventually(t, "the payment is begun", func() error {
+		if _, err := buyer.Call(&paid, http.MethodGet, "/api/payments?orderId="+o.ID, nil); err != nil || len(paid) == 0 {
+			return errors.Join(errNotYet, err)
+		}
+		return nil
+	})
+	order, money := "cancelled", "refunded"
+	switch status, err := buyer.Call(nil, http.MethodDelete, "/api/orders/"+o.ID, nil); status {
+	case http.StatusNoContent:
+		buyer.AwaitTicket(offered.ID, "")
+	case http.StatusConflict: // the payment was faster
+		order, money = "complete", "captured"
+	default:
+		t.Fatal(err)
+	}
+	Eventually(t, "the money is "+money, func() error {
+		paid = nil
+		if _, err := buyer.Call(&paid, http.MethodGet, "/api/payments?orderId="+o.ID, nil); err != nil || len(paid) != 1 || paid[0].Status != money {
+			return errors.Join(fmt.Errorf("the payments are %+v", paid), err)
+		}
+		return nil
+	})
+	buyer.AwaitOrder(o, order)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/turnstile-go/turnstile/framework"
 	"github.com/turnstile-go/turnstile/framework/event/eventtest"
 	"github.com/turnstile-go/turnstile/framework/servicetest"
 	"github.com/turnstile-go/turnstile/services/orders"
@@ -21,7 +23,12 @@ import (
 	"github.com/turnstile-go/turnstile/services/payments/service"
 )
 
-func TestMain(m *testing.M) { servicetest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(childVariable) != "" {
+		framework.Main("payments", service.New)
+	}
+	servicetest.Main(m)
+}
 
 // harness is the service, whole, with a peer in the place of all other services.
 type harness struct {
@@ -234,6 +241,47 @@ func TestRefund(t *testing.T) {
 			t.Errorf("refunded: %+v", all)
 		}
 	}, "PAYMENT_RECOVERY=1h")
+}
+
+// TestRepeated: whoever repeats a request carries on with the payment that it has
+// begun, and gets the answer to the first.
+func TestRepeated(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		pay := func(status int, to any, key string) servicetest.Response {
+			t.Helper()
+			return h.Want(status, to, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"}, "Idempotency-Key", key)
+		}
+		h.order("o")
+		pay(http.StatusServiceUnavailable, nil, "one")
+		h.Refused(http.StatusConflict, []string{"Order is already paid or being paid"}, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
+		pay(http.StatusConflict, nil, "two")
+		pending := h.list("buyer", "")
+		var first, again struct{ ID string }
+		pay(http.StatusCreated, &first, "one") // the sandbox is late once
+		h.peer.Publish(orders.Completed{ID: "o", Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+		h.answers(http.StatusConflict, "buyer", "o")
+		if res := pay(http.StatusCreated, &again, "one"); res.Header.Get("Idempotent-Replayed") != "true" {
+			t.Errorf("repeated: %v with %v", res, res.Header)
+		}
+		if len(pending) != 1 || first.ID != pending[0].ID || again != first {
+			t.Errorf("payments %+v, %+v and %+v are not one", pending, first, again)
+		}
+		if all := h.list("buyer", ""); len(all) != 1 || all[0].Status != "captured" {
+			t.Errorf("payments: %+v", all)
+		}
+	}, "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=200ms", "PAYMENT_RECOVERY=1h")
+}
+
+// TestRepeatedAfterADecline: what was declined is tried anew.
+func TestRepeatedAfterADecline(t *testing.T) {
+	h := start(t, servicetest.SQLite(t))
+	h.order("o")
+	for range 2 {
+		h.Want(http.StatusPaymentRequired, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_chargeDeclined"}, "Idempotency-Key", "one")
+	}
+	if all := h.list("buyer", ""); len(all) != 2 {
+		t.Errorf("payments: %+v", all)
+	}
 }
 
 // TestParallelPayments: of many payments of one order at once, one is made.

@@ -92,6 +92,32 @@ func TestStripe(t *testing.T) {
 	}
 }
 
+// TestParallelPaymentsByStripe: of many payments of one order at once, one is made.
+func TestParallelPaymentsByStripe(t *testing.T) {
+	server := stripetest.New(t)
+	onBoth(t, func(t *testing.T, h *harness) {
+		before := len(server.Intents())
+		h.order("o")
+		statuses := make(chan int, 50)
+		for range cap(statuses) {
+			go func() {
+				res, err := h.Send(h.t.Context(), "buyer", "POST", path, input{"orderId": "o", "token": stripetest.Visa})
+				if err != nil {
+					t.Error(err)
+				}
+				statuses <- res.Status
+			}()
+		}
+		count := map[int]int{}
+		for range cap(statuses) {
+			count[<-statuses]++
+		}
+		if count[http.StatusCreated] != 1 || count[http.StatusConflict] != cap(statuses)-1 || len(server.Intents()) != before+1 {
+			t.Errorf("answers %v, and %d charges", count, len(server.Intents())-before)
+		}
+	}, withStripe(server)...)
+}
+
 // TestWebhook: what Stripe tells by itself settles what is not settled, changes
 // nothing else, and has to be signed.
 func TestWebhook(t *testing.T) {

@@ -67,6 +67,8 @@ type Server struct {
 	URL string
 	// Fault, if set, is asked what goes wrong with each request. It may block.
 	Fault func(Call) Fault
+	// Done, if set, is called when what a request asks for is done, before the answer.
+	Done func(Call)
 
 	t      testing.TB
 	server *httptest.Server
@@ -272,6 +274,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		return s.do(call, form, r.URL.Query())
 	})
+	if s.Done != nil {
+		s.Done(call)
+	}
 	late := form.Get("payment_method") == "pm_"+Late && a.first
 	switch {
 	case fault == Silent || late:
