@@ -3,6 +3,7 @@ package session
 // Durations that tests wait for.
 const (
 	Retry      = retry
+	RetryFirst = retryFirst
 	LearnEvery = learnEvery
 	SweepEvery = sweepEvery
 	Forgetful  = forgetful

@@ -30,12 +30,13 @@ const MaxKeyAge = 5 * time.Minute
 const (
 	renewAfter = MaxKeyAge * 3 / 5 // and a random bit, so that processes do not ask in step
 	retry      = 2 * time.Second   // pause between attempts to renew the copy
+	retryFirst = retry / 10        // the same while there is none: services that are started at once wait for auth
 	timeout    = 2 * time.Second   // how long an attempt may take
 )
 
 // remoteKeys keeps a copy of auth's published keys. run renews it, so that no request waits for that, but for one whose
-// token names an unknown key: that may be a new one, so the keys are asked for at once, though no more often than every
-// retry. A failed attempt leaves the copy as it is.
+// token names an unknown key: that may be a new one, so the keys are asked for at once, though with a pause between two
+// attempts. A failed attempt leaves the copy as it is.
 type remoteKeys struct {
 	url    string
 	client *http.Client
@@ -87,8 +88,9 @@ func (k *remoteKeys) Key(ctx context.Context, id string) (ed25519.PublicKey, err
 // run keeps the copy up to date until ctx is done.
 func (k *remoteKeys) run(ctx context.Context) {
 	for {
-		wait := retry
-		if lastErr, err := k.renew(ctx, k.copied.Load()); err == nil && lastErr == nil {
+		lastErr, err := k.renew(ctx, k.copied.Load())
+		wait := k.pause()
+		if err == nil && lastErr == nil {
 			wait = renewAfter + rand.N(MaxKeyAge/5)
 		}
 		select {
@@ -97,6 +99,14 @@ func (k *remoteKeys) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// pause is how long to wait between two attempts.
+func (k *remoteKeys) pause() time.Duration {
+	if k.copied.Load() == nil {
+		return retryFirst
+	}
+	return retry
 }
 
 // renew renews the copy, unless the caller has not seen the newest, or the last attempt was just now. It returns why the
@@ -108,7 +118,7 @@ func (k *remoteKeys) renew(ctx context.Context, seen *keySet) (lastErr, err erro
 		return nil, fmt.Errorf("session: wait for keys: %w", ctx.Err())
 	}
 	defer func() { <-k.renewing }()
-	if k.copied.Load() != seen || !k.attempted.IsZero() && time.Since(k.attempted) < retry {
+	if k.copied.Load() != seen || !k.attempted.IsZero() && time.Since(k.attempted) < k.pause() {
 		return k.lastErr, nil
 	}
 	// The set serves other requests, too: the caller that happened to ask may leave.

@@ -264,7 +264,7 @@ func TestAuthMayComeLater(t *testing.T) {
 			t.Errorf("without a session: %v, want 401", err)
 		}
 		auth.is("fine")
-		time.Sleep(session.Retry + time.Millisecond)
+		time.Sleep(session.RetryFirst)
 		if caller, known, err := identify(v, bearer(token)); caller != ada || !known || err != nil {
 			t.Errorf("after auth has come: %v %v %v", caller, known, err)
 		}
