@@ -48,8 +48,7 @@ func TestFuzz(t *testing.T) {
 }
 
 func fuzzed(t *testing.T, postgres bool) {
-	dir, err := os.MkdirTemp("",
-		"fuzz") //nolint:usetesting // it is kept if the test fails, and PostgreSQL may run as another user
+	dir, err := os.MkdirTemp("", "fuzz") //nolint:usetesting // it is kept if the test fails, and PostgreSQL may run as another user
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -185,7 +185,8 @@ func collections() (rules []rule) {
 			}
 			c.ticketOf(c.seller, "1000 xsurex "+mark, 1)
 			for query, want := range map[string]int{
-				"% _sure_ " + mark: 1, "100% _sur% " + mark: 0, "_ " + mark: 1, "%" + mark: 0, `a\b 'c' "d" ` + mark: 1, "*b?[c] " + mark: 1, ".*" + mark: 0,
+				"% _sure_ " + mark: 1, "100% _sur% " + mark: 0, "_ " + mark: 1, "%" + mark: 0, `a\b 'c' "d" ` + mark: 1,
+				"*b?[c] " + mark: 1, ".*" + mark: 0,
 			} {
 				if got := found(c, query); len(got) != want {
 					c.Errorf("q=%s finds %q, want %d", query, got, want)

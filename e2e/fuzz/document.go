@@ -103,7 +103,8 @@ func parse(address string, text []byte) (operations []*operation, err error) {
 		for _, method := range slices.Sorted(maps.Keys(d.Paths[path])) {
 			from := d.Paths[path][method]
 			o := &operation{
-				method: strings.ToUpper(method), path: path, parameters: from.Parameters, body: from.RequestBody.Content["application/json"].Schema,
+				method: strings.ToUpper(method), path: path, parameters: from.Parameters,
+				body:    from.RequestBody.Content["application/json"].Schema,
 				session: required(from.Security), answers: map[string]content{}, document: &d,
 			}
 			for status, answer := range from.Responses {

@@ -92,7 +92,8 @@ func awaitKeys(ctx context.Context, operations []*operation) error {
 			if err != nil {
 				return err
 			}
-			request.Header.Set("Authorization", "Bearer eyJhbGciOiJFZERTQSIsImtpZCI6IngifQ.e30."+strings.Repeat("A", 86)) // EdDSA, by nobody
+			nobodys := "eyJhbGciOiJFZERTQSIsImtpZCI6IngifQ.e30." + strings.Repeat("A", 86) // by a key that there is not
+			request.Header.Set("Authorization", "Bearer "+nobodys)
 			response, err := http.DefaultClient.Do(request)
 			if err != nil {
 				return fmt.Errorf("fuzz: await the keys of sessions: %w", err)

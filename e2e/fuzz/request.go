@@ -175,14 +175,19 @@ func (g *generator) forge(token string) string {
 // oddHeader adds one that nobody asked for.
 func (g *generator) oddHeader(r *request) {
 	name := one(g, []string{
-		"Accept", "Accept-Encoding", "Accept-Language", "Accept-Charset", "If-Match", "If-None-Match", "If-Modified-Since", "If-Range", "Range", "Idempotency-Key",
-		"X-Request-Id", "Traceparent", "Tracestate", "Baggage", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Real-Ip", "Forwarded", "Origin", "Referer",
-		"Sec-Fetch-Site", "Content-Encoding", "Content-Type", "X-Http-Method-Override", "Cookie", "Authorization", "User-Agent", "Prefer", "Via", "Te", "Link",
+		"Accept", "Accept-Encoding", "Accept-Language", "Accept-Charset", "If-Match", "If-None-Match", "If-Modified-Since",
+		"If-Range", "Range", "Idempotency-Key",
+		"X-Request-Id", "Traceparent", "Tracestate", "Baggage", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host",
+		"X-Real-Ip", "Forwarded", "Origin", "Referer",
+		"Sec-Fetch-Site", "Content-Encoding", "Content-Type", "X-Http-Method-Override", "Cookie", "Authorization", "User-Agent",
+		"Prefer", "Via", "Te", "Link",
 		"Access-Control-Request-Method", "Last-Event-Id", "X-Original-Url", "Connection", "Upgrade",
 	})
 	value := line(one(g, append([]string{
-		"*/*", "text/html", "gzip", "br;q=0", "identity", "bytes=0-0", "bytes=-1", "*", `"0"`, `W/"1"`, `"`, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-		"cross-site", "none", "https://evil.example", "null", "for=127.0.0.1", "session=; session=x; session", "Basic YTpi", "Bearer", "Bearer  ", "h2c", "websocket",
+		"*/*", "text/html", "gzip", "br;q=0", "identity", "bytes=0-0", "bytes=-1", "*", `"0"`, `W/"1"`, `"`,
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		"cross-site", "none", "https://evil.example", "null", "for=127.0.0.1", "session=; session=x; session", "Basic YTpi",
+		"Bearer", "Bearer  ", "h2c", "websocket",
 		"a=" + strings.Repeat("b", 4000), one(g, g.keys), "text/*;q=0, application/json;q=2",
 	}, texts...)))
 	if name == "Cookie" || name == "Authorization" {
@@ -301,7 +306,8 @@ func (g *generator) twist(r *request) {
 	case 18:
 		r.target = one(g, []string{"*", "", "api/tickets", "http://" + r.operation.addr + r.target,
 			"http://evil.example" + r.target, "//" + r.operation.addr + r.target,
-			"/%zz", "/%", "/\xff", "/ /", "/api/tickets#x", "?", "/..", "/api/../api/tickets", "/./api//tickets", "/api/tickets/..%2f..%2fx", "/api%2ftickets", "/api/tickets;x=1",
+			"/%zz", "/%", "/\xff", "/ /", "/api/tickets#x", "?", "/..", "/api/../api/tickets", "/./api//tickets",
+			"/api/tickets/..%2f..%2fx", "/api%2ftickets", "/api/tickets;x=1",
 			"/API/Tickets", "/api/tickets/%00", "/api/tickets/%ff%fe", "/api/tickets/" + strings.Repeat("a",
 				9000), "/" + strings.Repeat("a/", 3000), "/api/tickets/mine/", "/api/tickets//",
 			"/api/tickets/%2e%2e/orders", "/metrics", "/healthz", "/readyz", "/debug/pprof/", "/.env", "/api", "/", "javascript:x", "127.0.0.1:1"})
