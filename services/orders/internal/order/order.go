@@ -3,6 +3,7 @@ package order
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -41,6 +42,17 @@ func (p Price) String() string {
 
 // MarshalJSON writes the price as a decimal number.
 func (p Price) MarshalJSON() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (p *Price) UnmarshalJSON(text []byte) error {
+	whole, fraction, _ := strings.Cut(string(text), ".")
+	cents, err := strconv.ParseInt(whole+(fraction + "00")[:2], 10, 64)
+	if err != nil || len(fraction) > 2 {
+		return fmt.Errorf("%s is not a price", text)
+	}
+	*p = Price(cents)
+	return nil
+}
 
 // Ticket is a ticket on sale, as this service has heard of it.
 type Ticket struct {

@@ -31,5 +31,15 @@ func TestPriceOnTheWire(t *testing.T) {
 		if got, err := json.Marshal(price); string(got) != want || err != nil {
 			t.Errorf("%d cents are %s, %v; want %s", price, got, err, want)
 		}
+		var again order.Price
+		if err := json.Unmarshal([]byte(want), &again); again != price || err != nil {
+			t.Errorf("%s is read as %d cents, %v", want, again, err)
+		}
+	}
+	for _, text := range []string{`"x"`, "1.999", "1e3", "true", "1.x"} {
+		var p order.Price
+		if err := json.Unmarshal([]byte(text), &p); err == nil {
+			t.Errorf("%s is read as %d cents", text, p)
+		}
 	}
 }
