@@ -39,7 +39,7 @@ func newAPI(s *Server, e *echo.Echo) *api {
 	return a
 }
 
-// admit is what stands between the route and the handler: first the session, then the body.
+// admit is what stands between the route and the handler: first the session, then what was sent.
 func (a *api) admit(ctx huma.Context, next func(huma.Context)) {
 	c := humaecho.Unwrap(ctx)
 	op := ctx.Operation()
@@ -48,6 +48,10 @@ func (a *api) admit(ctx huma.Context, next func(huma.Context)) {
 			WriteProblem(c.Response(), c.Request(), a.server.problem(ctx.Context(), err))
 			return
 		}
+	}
+	if p := checkAddress(ctx.URL()); p != nil {
+		WriteProblem(c.Response(), c.Request(), p)
+		return
 	}
 	var body []byte
 	var p *Problem
@@ -163,6 +167,8 @@ type Authenticator interface {
 	Require(ctx context.Context) error
 	// Caller returns the id of the request's caller, empty for one without a session.
 	Caller(ctx context.Context) string
+	// Trusts reports whether the pages of another origin, scheme://host, may use their visitors' sessions.
+	Trusts(origin string) bool
 	// SecuritySchemes documents how callers identify themselves.
 	SecuritySchemes() map[string]*huma.SecurityScheme
 }

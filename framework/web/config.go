@@ -18,7 +18,7 @@ type Config struct {
 	WriteTimeout      time.Duration  `env:"HTTP_WRITE_TIMEOUT" envDefault:"30s" doc:"longest time from the end of the headers to the end of the answer"`
 	IdleTimeout       time.Duration  `env:"HTTP_IDLE_TIMEOUT" envDefault:"2m" doc:"how long an idle connection is kept"`
 	DrainTimeout      time.Duration  `env:"HTTP_DRAIN_TIMEOUT" envDefault:"20s" doc:"how long requests in flight may take to finish at shutdown"`
-	TrustedProxies    []netip.Prefix `env:"HTTP_TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" doc:"networks whose X-Forwarded-For and X-Forwarded-Proto are believed"`
+	TrustedProxies    []netip.Prefix `env:"HTTP_TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128" doc:"networks of the proxies, whose X-Forwarded-For and X-Forwarded-Proto are believed"`
 	RateLimit         Rate           `env:"HTTP_RATE_LIMIT" envDefault:"0" doc:"requests a second that one client may make: an IPv4 address, or an IPv6 /64; 0 for no limit"`
 	RateBurst         uint           `env:"HTTP_RATE_BURST" envDefault:"0" doc:"requests that it may make at once; 0 for twice the limit"`
 	AccountRateLimit  Rate           `env:"HTTP_ACCOUNT_RATE_LIMIT" envDefault:"0" doc:"requests a second that one account may make, from wherever; 0 for no limit"`

@@ -83,6 +83,7 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 	if creates(op) {
 		documentIdempotencyKey(op)
 	}
+	documentConditional(op)
 	// Huma has described its own error type: what remains of it are the statuses.
 	statuses := op.Errors
 	maps.DeleteFunc(op.Responses, func(status string, r *huma.Response) bool {

@@ -30,6 +30,7 @@ func (g *guard) Middleware(next http.Handler) http.Handler {
 }
 func (*guard) Require(context.Context) error                    { return nil }
 func (*guard) Caller(ctx context.Context) string                { return ctx.Value(callerKey{}).(string) }
+func (*guard) Trusts(string) bool                               { return false }
 func (*guard) SecuritySchemes() map[string]*huma.SecurityScheme { return nil }
 
 // requests returns how to send one from an address, as a proxy passes it on.

@@ -74,7 +74,7 @@ func NewServer(name string, cfg Config, log *slog.Logger, tracer trace.TracerPro
 	s.document = sync.OnceValues(s.api.document)
 	s.serveDocument(e)
 	s.router = e
-	s.handler = otelhttp.NewHandler(s.observe(s.limitClients(s.normalize(http.HandlerFunc(s.identify)))), name,
+	s.handler = otelhttp.NewHandler(s.observe(s.cors(s.limitClients(s.normalize(conditional(http.HandlerFunc(s.identify)))))), name,
 		otelhttp.WithTracerProvider(tracer),
 		otelhttp.WithMeterProvider(meter),
 		otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})),

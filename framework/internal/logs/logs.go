@@ -15,7 +15,7 @@ import (
 )
 
 // New returns a logger that writes to w what is at or above level, as text or as JSON, and hands on what is a notice.
-// Lines logged with a context that carries a trace have trace_id and span_id.
+// Lines logged with a context that carries a trace have trace_id and span_id, and what [With] was given.
 func New(w io.Writer, text bool, level slog.Leveler, notices *Notices) *slog.Logger {
 	var h slog.Handler
 	if text {
@@ -42,10 +42,19 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// traced adds the trace of the context. Behind WithGroup the two attributes are in the group.
+type attrKey struct{}
+
+// With returns a context in which attr is on every line that is logged.
+func With(ctx context.Context, attr slog.Attr) context.Context { return context.WithValue(ctx, attrKey{}, attr) }
+
+// traced adds the trace of the context and what it is given by With. Behind WithGroup these attributes are in the group.
 type traced struct{ slog.Handler }
 
 func (h traced) Handle(ctx context.Context, r slog.Record) error {
+	if attr, ok := ctx.Value(attrKey{}).(slog.Attr); ok {
+		r = r.Clone()
+		r.AddAttrs(attr)
+	}
 	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
 		r = r.Clone()
 		r.AddAttrs(slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))

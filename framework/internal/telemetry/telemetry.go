@@ -107,7 +107,10 @@ func (t *Telemetry) measureTo(ctx context.Context, c Config, res *resource.Resou
 	if err != nil {
 		return fmt.Errorf("prometheus exporter: %w", err)
 	}
-	options := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(scraped)}
+	// The address that a client asks for is whatever it writes there: each would be a time series more.
+	asked := sdkmetric.NewView(sdkmetric.Instrument{Name: "http.server.*"},
+		sdkmetric.Stream{AttributeFilter: attribute.NewDenyKeysFilter("server.address", "server.port")})
+	options := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(scraped), sdkmetric.WithView(asked)}
 	if c.TracesURL == "" {
 		options = append(options, sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter))
 	}

@@ -475,6 +475,7 @@ func (c cookieMaker) Middleware(http.Handler) http.Handler {
 }
 func (cookieMaker) Require(context.Context) error { return nil }
 func (cookieMaker) Caller(context.Context) string { return "" }
+func (cookieMaker) Trusts(string) bool            { return false }
 func (cookieMaker) SecuritySchemes() map[string]*huma.SecurityScheme {
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -50,6 +51,7 @@ type Verifier struct {
 	parser  *jwt.Parser
 	log     *slog.Logger
 	origins *http.CrossOriginProtection
+	trusted []Origin
 }
 
 // NewVerifier returns a Verifier that has the keys from cfg.JWKSURL. Once it has them, sessions stay valid while auth cannot
@@ -66,7 +68,8 @@ func NewVerifier(cfg Config, db *database.DB, log *slog.Logger) *Verifier {
 // Origin that is not one, which none is that was read from text.
 func NewLocalVerifier(cfg Config, db *database.DB, log *slog.Logger, keys Keys) *Verifier {
 	cfg, log = cfg.withDefaults(), orDiscard(log)
-	v := &Verifier{keys: keys, revoked: newRevocations(db, log), log: log, origins: http.NewCrossOriginProtection()}
+	v := &Verifier{keys: keys, revoked: newRevocations(db, log), log: log,
+		origins: http.NewCrossOriginProtection(), trusted: cfg.TrustedOrigins}
 	for _, origin := range cfg.TrustedOrigins {
 		if err := v.origins.AddTrustedOrigin(string(origin)); err != nil {
 			panic("session: " + err.Error())
@@ -247,6 +250,9 @@ func (v *Verifier) Caller(ctx context.Context) string {
 	caller, _ := From(ctx)
 	return caller.ID
 }
+
+// Trusts reports whether the pages of another origin may use their visitors' sessions.
+func (v *Verifier) Trusts(origin string) bool { return slices.Contains(v.trusted, Origin(origin)) }
 
 // SecuritySchemes describes the cookie and the bearer token.
 func (v *Verifier) SecuritySchemes() map[string]*huma.SecurityScheme {

@@ -133,6 +133,45 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestRepeatedOrder: a client that did not hear the answer asks again, and gets it.
+func TestRepeatedOrder(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		h.offer("t", "t2")
+		var first, again order
+		const key = "Idempotency-Key"
+		a := h.Want(http.StatusCreated, &first, "buyer", "POST", "/api/orders", input{"ticketId": "t"}, key, "k")
+		b := h.Want(http.StatusCreated, &again, "buyer", "POST", "/api/orders", input{"ticketId": "t"}, key, "k")
+		if again != first || string(a.Body) != string(b.Body) {
+			t.Errorf("ordered %+v, and when asked again %+v", first, again)
+		}
+		if got, want := b.Header.Get("Location"), "/api/orders/"+first.ID; got != want || b.Header.Get("ETag") != `"0"` {
+			t.Errorf("Location is %q, want %q; ETag is %s", got, want, b.Header.Get("ETag"))
+		}
+		h.Refused(http.StatusUnprocessableEntity, nil, "buyer", "POST", "/api/orders", input{"ticketId": "t2"}, key, "k")
+		h.Refused(http.StatusConflict, nil, "buyer", "POST", "/api/orders", input{"ticketId": "t"}, key, "another")
+		h.Refused(http.StatusConflict, nil, "other", "POST", "/api/orders", input{"ticketId": "t"}, key, "k")
+
+		// A failure is not kept: when the ticket is free again, the same request succeeds.
+		h.Want(http.StatusNoContent, nil, "buyer", "DELETE", "/api/orders/"+first.ID, nil)
+		h.Want(http.StatusCreated, nil, "other", "POST", "/api/orders", input{"ticketId": "t"}, key, "k")
+		eventtest.AwaitEqual(h.peer, orders.Cancelled{ID: first.ID, Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+	})
+}
+
+// TestStaleOrder: what a client says of the order's version counts as long as the order can still be cancelled.
+func TestStaleOrder(t *testing.T) {
+	h := start(t, servicetest.SQLite(t))
+	h.offer("t")
+	path := "/api/orders/" + h.place("buyer", "t").ID
+	if got := h.Want(http.StatusOK, nil, "buyer", "GET", path, nil).Header.Get("ETag"); got != `"0"` {
+		t.Errorf("ETag is %s", got)
+	}
+	h.Want(http.StatusNotModified, nil, "buyer", "GET", path, nil, "If-None-Match", `"0"`)
+	h.Refused(http.StatusPreconditionFailed, nil, "buyer", "DELETE", path, nil, "If-Match", `"1"`)
+	h.Want(http.StatusNoContent, nil, "buyer", "DELETE", path, nil, "If-Match", `"0"`)
+	h.Want(http.StatusNoContent, nil, "buyer", "DELETE", path, nil, "If-Match", `"0"`) // it has happened already
+}
+
 func TestChecksInOrder(t *testing.T) {
 	h := start(t, servicetest.SQLite(t))
 	h.offer("t")

@@ -106,6 +106,28 @@ func TestCreate(t *testing.T) {
 	h.Refused(http.StatusUnauthorized, nil, "", "POST", "/api/tickets", `{"title":`)
 }
 
+// TestRepeatedOffer: a client that did not hear the answer asks again, and gets it.
+func TestRepeatedOffer(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *harness) {
+		var first, again ticket
+		body := input{"title": "Concert", "price": 19.99}
+		a := h.Want(http.StatusCreated, &first, "seller", "POST", "/api/tickets", body, "Idempotency-Key", "k")
+		b := h.Want(http.StatusCreated, &again, "seller", "POST", "/api/tickets", body, "Idempotency-Key", "k")
+		if again != first || string(a.Body) != string(b.Body) {
+			t.Errorf("offered %+v, and when asked again %+v", first, again)
+		}
+		if got, want := b.Header.Get("Location"), "/api/tickets/"+first.ID; got != want || b.Header.Get("ETag") != `"0"` {
+			t.Errorf("Location is %q, want %q; ETag is %s", got, want, b.Header.Get("ETag"))
+		}
+		h.Want(http.StatusNotModified, nil, "", "GET", "/api/tickets/"+first.ID, nil, "If-None-Match", `"0"`)
+		var mine []ticket
+		h.Want(http.StatusOK, &mine, "seller", "GET", "/api/tickets/mine", nil)
+		if len(mine) != 1 {
+			t.Errorf("%d tickets are offered", len(mine))
+		}
+	})
+}
+
 // TestChecksInOrder: session, body, existence, ownership, state, If-Match.
 func TestChecksInOrder(t *testing.T) {
 	h := start(t, servicetest.SQLite(t))
@@ -175,7 +197,8 @@ func TestEdit(t *testing.T) {
 		t.Errorf("events tell of %v, want %v", titles, want)
 	}
 
-	h.Want(http.StatusNoContent, nil, "seller", "DELETE", path, nil)
+	h.Refused(http.StatusPreconditionFailed, nil, "seller", "DELETE", path, nil, "If-Match", `"3"`)
+	h.Want(http.StatusNoContent, nil, "seller", "DELETE", path, nil, "If-Match", `"4"`)
 	h.Refused(http.StatusNotFound, nil, "seller", "DELETE", path, nil)
 	h.Refused(http.StatusNotFound, nil, "", "GET", path, nil)
 	eventtest.AwaitEqual(h.peer, tickets.Deleted{ID: tk.ID, Version: 5})

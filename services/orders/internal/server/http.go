@@ -50,7 +50,7 @@ func (s *Server) Routes(api huma.API) {
 		Description: "Its ticket can be ordered again. Cancelling a cancelled order changes nothing.",
 		Method:      http.MethodDelete, Path: "/api/orders/{id}", DefaultStatus: http.StatusNoContent,
 		Security:  session.Required,
-		Responses: web.Problems(notFound, notBuyer, web.Conflict(order.ErrComplete.Error())),
+		Responses: web.Problems(notFound, notBuyer, web.Conflict(order.ErrComplete.Error()), stale()),
 	}, s.delete)
 }
 
@@ -99,14 +99,14 @@ func (in OrderInput) Validate() []web.Field {
 	return nil
 }
 
-type orderOutput struct{ Body Order }
+type created = web.Created[Order]
 
-func (s *Server) create(ctx context.Context, in *struct{ Body OrderInput }) (*orderOutput, error) {
+func (s *Server) create(ctx context.Context, in *struct{ Body OrderInput }) (*created, error) {
 	caller, err := session.Require(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return web.Once(ctx, s.db, func(keep func(context.Context, *database.Tx, *orderOutput) error) (*orderOutput, error) {
+	return web.Once(ctx, s.db, func(keep func(context.Context, *database.Tx, *created) error) (*created, error) {
 		out, err := s.place(ctx, caller.ID, in.Body.TicketID, keep)
 		return out, problem(err, "Ticket not found")
 	})
@@ -114,8 +114,8 @@ func (s *Server) create(ctx context.Context, in *struct{ Body OrderInput }) (*or
 
 // place makes an order, and keeps the answer.
 func (s *Server) place(
-	ctx context.Context, userID, ticketID string, keep func(context.Context, *database.Tx, *orderOutput) error,
-) (*orderOutput, error) {
+	ctx context.Context, userID, ticketID string, keep func(context.Context, *database.Tx, *created) error,
+) (*created, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func (s *Server) place(
 		return nil, order.ErrTaken
 	}
 
-	var out *orderOutput
+	var out *created
 	err = s.db.InTx(ctx, func(tx *database.Tx) error {
 		// The lock keeps the ticket from being deleted or edited unseen, and
 		// tells of what was since the look.
@@ -161,7 +161,7 @@ func (s *Server) place(
 		if err := s.outbox.Publish(ctx, tx, expiration{OrderID: o.ID}, event.At(o.ExpiresAt)); err != nil {
 			return err
 		}
-		out = &orderOutput{Body: onWire(o)}
+		out = &created{Location: "/api/orders/" + o.ID, ETag: web.ETag(o.Version), Body: onWire(o)}
 		return keep(ctx, tx, out)
 	})
 	if err != nil {
@@ -182,21 +182,25 @@ func (s *Server) list(ctx context.Context, in *struct{ web.Page }) (*web.Listing
 
 func (s *Server) get(ctx context.Context, in *struct {
 	ID string `path:"id" example:"019aaf40-1e5d-7b63-a7f2-8d1c0b9e4f35"`
-}) (*orderOutput, error) {
+}) (*web.Versioned[Order], error) {
 	o, err := own(ctx, s.db, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &orderOutput{Body: onWire(o)}, nil
+	return &web.Versioned[Order]{ETag: web.ETag(o.Version), Body: onWire(o)}, nil
 }
 
 func (s *Server) delete(ctx context.Context, in *struct {
 	ID string `path:"id" example:"019aaf40-1e5d-7b63-a7f2-8d1c0b9e4f35"`
+	web.Precondition
 }) (*struct{}, error) {
 	err := s.db.InTx(ctx, func(tx *database.Tx) error {
 		o, err := own(ctx, tx, in.ID)
 		if err != nil {
 			return err
+		}
+		if o.Status == order.Created && !in.Holds(o.Version) {
+			return stale()
 		}
 		if o, err = s.cancel(ctx, tx, o.ID, orders.ByUser); err != nil {
 			return err
@@ -227,6 +231,9 @@ func own(ctx context.Context, q database.Querier, id string) (order.Order, error
 	}
 	return o, nil
 }
+
+// stale answers a request whose If-Match does not hold.
+func stale() *web.Problem { return web.PreconditionFailed("The order was changed meanwhile") }
 
 // problem says to the caller what the rules refuse, and what the store did not
 // find.

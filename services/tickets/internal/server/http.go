@@ -49,16 +49,15 @@ func (s *Server) Routes(api huma.API) {
 		Description: "Both are given, changed or not; what is as it was before makes no new version. With `If-Match`, only the version " +
 			"with that `ETag` is changed.",
 		Method: http.MethodPut, Path: "/api/tickets/{id}",
-		Security: session.Required,
-		Responses: web.Problems(notFound, notSeller, web.Conflict("Cannot edit a reserved ticket"),
-			web.PreconditionFailed("The ticket was changed meanwhile")),
+		Security:  session.Required,
+		Responses: web.Problems(notFound, notSeller, web.Conflict("Cannot edit a reserved ticket"), stale()),
 	}, s.edit)
 	huma.Register(api, huma.Operation{
 		OperationID: "delete-ticket", Summary: "Take a ticket off the market for good",
 		Description: "One that is reserved or sold stays.",
 		Method:      http.MethodDelete, Path: "/api/tickets/{id}", DefaultStatus: http.StatusNoContent,
 		Security:  session.Required,
-		Responses: web.Problems(notFound, notSeller, web.Conflict("Cannot delete a reserved ticket")),
+		Responses: web.Problems(notFound, notSeller, web.Conflict("Cannot delete a reserved ticket"), stale()),
 	}, s.delete)
 }
 
@@ -130,13 +129,8 @@ func (priceInput) Schema(huma.Registry) *huma.Schema {
 	}
 }
 
-type ticketOutput struct {
-	ETag string `header:"ETag"`
-	Body Ticket
-}
-
-func output(t ticket.Ticket) *ticketOutput {
-	return &ticketOutput{ETag: web.ETag(t.Version), Body: onWire(t)}
+func output(t ticket.Ticket) *web.Versioned[Ticket] {
+	return &web.Versioned[Ticket]{ETag: web.ETag(t.Version), Body: onWire(t)}
 }
 
 // page answers with one page of the tickets that read returns.
@@ -165,7 +159,7 @@ func (s *Server) mine(ctx context.Context, in *struct{ web.Page }) (*web.Listing
 
 func (s *Server) get(ctx context.Context, in *struct {
 	ID string `path:"id" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
-}) (*ticketOutput, error) {
+}) (*web.Versioned[Ticket], error) {
 	t, err := store.Get(ctx, s.db, in.ID)
 	if err != nil {
 		return nil, problem(err)
@@ -173,7 +167,7 @@ func (s *Server) get(ctx context.Context, in *struct {
 	return output(t), nil
 }
 
-func (s *Server) create(ctx context.Context, in *struct{ Body TicketInput }) (*ticketOutput, error) {
+func (s *Server) create(ctx context.Context, in *struct{ Body TicketInput }) (*web.Created[Ticket], error) {
 	caller, err := session.Require(ctx)
 	if err != nil {
 		return nil, err
@@ -183,35 +177,36 @@ func (s *Server) create(ctx context.Context, in *struct{ Body TicketInput }) (*t
 		return nil, err
 	}
 	t := ticket.Ticket{ID: id.String(), Title: in.Body.Title, Price: in.Body.Price.Price, UserID: caller.ID}
-	return web.Create(ctx, s.db, func(tx *database.Tx) (*ticketOutput, error) {
+	return web.Create(ctx, s.db, func(tx *database.Tx) (*web.Created[Ticket], error) {
 		if err := store.Insert(ctx, tx, t); err != nil {
 			return nil, err
 		}
-		return output(t), s.outbox.Publish(ctx, tx, tickets.Created{
+		err := s.outbox.Publish(ctx, tx, tickets.Created{
 			ID: t.ID, Title: t.Title, Price: int64(t.Price), UserID: t.UserID, Version: t.Version,
 		})
+		return &web.Created[Ticket]{Location: "/api/tickets/" + t.ID, ETag: web.ETag(t.Version), Body: onWire(t)}, err
 	})
 }
 
 func (s *Server) edit(ctx context.Context, in *struct {
-	ID      string `path:"id" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
-	IfMatch string `header:"If-Match" doc:"The ETag of the version to change" example:"\"0\""`
-	Body    TicketInput
-}) (*ticketOutput, error) {
+	ID string `path:"id" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
+	web.Precondition
+	Body TicketInput
+}) (*web.Versioned[Ticket], error) {
 	var t ticket.Ticket
 	err := s.db.InTx(ctx, func(tx *database.Tx) (err error) {
 		if t, err = lockOwn(ctx, tx, in.ID); err != nil {
 			return err
 		}
-		before := web.ETag(t.Version)
+		before := t.Version
 		changed, err := t.Edit(in.Body.Title, in.Body.Price.Price)
 		switch {
 		case errors.Is(err, ticket.ErrReserved):
 			return web.Conflict("Cannot edit a reserved ticket")
 		case err != nil:
 			return err
-		case !web.IfMatch(in.IfMatch, before):
-			return web.PreconditionFailed("The ticket was changed meanwhile")
+		case !in.Holds(before):
+			return stale()
 		case !changed:
 			return nil
 		}
@@ -225,16 +220,22 @@ func (s *Server) edit(ctx context.Context, in *struct {
 
 func (s *Server) delete(ctx context.Context, in *struct {
 	ID string `path:"id" example:"019aaf3e-7c1b-7d2e-9a41-5c0d3f6b8e21"`
+	web.Precondition
 }) (*struct{}, error) {
 	err := s.db.InTx(ctx, func(tx *database.Tx) error {
 		t, err := lockOwn(ctx, tx, in.ID)
 		if err != nil {
 			return err
 		}
-		if err := t.Delete(); errors.Is(err, ticket.ErrReserved) {
+		before := t.Version
+		err = t.Delete()
+		switch {
+		case errors.Is(err, ticket.ErrReserved):
 			return web.Conflict("Cannot delete a reserved ticket")
-		} else if err != nil {
+		case err != nil:
 			return err
+		case !in.Holds(before):
+			return stale()
 		}
 		if err := store.Delete(ctx, tx, t.ID); err != nil {
 			return err
@@ -259,6 +260,9 @@ func lockOwn(ctx context.Context, tx *database.Tx, id string) (ticket.Ticket, er
 	}
 	return t, nil
 }
+
+// stale answers a request whose If-Match does not hold.
+func stale() *web.Problem { return web.PreconditionFailed("The ticket was changed meanwhile") }
 
 // problem says to the caller what the store found.
 func problem(err error) error {
