@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/turnstile-go/turnstile/framework"
+	"github.com/turnstile-go/turnstile/framework/web"
 )
 
 // inspect runs a service and returns it when it is ready.
@@ -197,5 +198,30 @@ func TestACollectorThatRefusesIsLoggedAndHarmless(t *testing.T) {
 	}
 	if !signals["traces"] || !signals["metrics"] {
 		t.Errorf("logged %v, want traces and metrics", signals)
+	}
+}
+
+// A client can neither add time series nor have traces lost by what it makes up.
+func TestStrangersDoNotHarmTelemetry(t *testing.T) {
+	t.Parallel()
+	c := newCollector(t)
+	s, running, addresses := inspect(t, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="+c.URL)
+	api := web.NewServer("hats", web.Config{}, s.Log, s.Tracer, s.Meter)
+	for i, path := range []string{"/nowhere", "/a%ff%fe"} {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r.Host = fmt.Sprintf("made-up-%d.example.com:%d", i, 1000+i)
+		r.Header.Set("User-Agent", "\xff")
+		api.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	_, metrics := get(t, "http://"+addresses["admin"]+"/metrics")
+	if !strings.Contains(metrics, "http_server_request_duration") || strings.Contains(metrics, "made-up") || strings.Contains(metrics, "server_port") {
+		t.Errorf("/metrics has what a client asked for: %s", metrics)
+	}
+	running.signal()
+	if err := running.ended(); err != nil {
+		t.Error(err)
+	}
+	if got := <-c.received; !strings.Contains(got, "/nowhere") || !strings.Contains(got, "/a�") {
+		t.Errorf("exported %q", got)
 	}
 }

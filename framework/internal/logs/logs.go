@@ -45,7 +45,9 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 type attrKey struct{}
 
 // With returns a context in which attr is on every line that is logged.
-func With(ctx context.Context, attr slog.Attr) context.Context { return context.WithValue(ctx, attrKey{}, attr) }
+func With(ctx context.Context, attr slog.Attr) context.Context {
+	return context.WithValue(ctx, attrKey{}, attr)
+}
 
 // traced adds the trace of the context and what it is given by With. Behind WithGroup these attributes are in the group.
 type traced struct{ slog.Handler }

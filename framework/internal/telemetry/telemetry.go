@@ -162,7 +162,7 @@ type spanExporter struct {
 }
 
 func (e *spanExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	e.failures.report(ctx, e.SpanExporter.ExportSpans(ctx, spans))
+	e.failures.report(ctx, e.SpanExporter.ExportSpans(ctx, legible(spans)))
 	return nil
 }
 
