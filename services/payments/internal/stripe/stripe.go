@@ -26,8 +26,8 @@ import (
 
 // Config is the account at Stripe.
 type Config struct {
-	Key           secret.String `env:"STRIPE_KEY" doc:"the secret key of the Stripe account, or a restricted one that may write PaymentIntents, PaymentMethods and Refunds"`
-	WebhookSecret secret.String `env:"STRIPE_WEBHOOK_SECRET" doc:"the signing secret of the webhook endpoint /api/payments/webhooks/stripe"`
+	Key           secret.String `env:"STRIPE_KEY" doc:"the secret key of the Stripe account, or a restricted one that may write PaymentIntents, PaymentMethods and Refunds" example:"sk_test_example"`
+	WebhookSecret secret.String `env:"STRIPE_WEBHOOK_SECRET" doc:"the signing secret of the webhook endpoint /api/payments/webhooks/stripe" example:"whsec_example"`
 	APIBase       string        `env:"STRIPE_API_BASE" envDefault:"https://api.stripe.com" doc:"where Stripe's API is: a test's own server, for example"`
 }
 

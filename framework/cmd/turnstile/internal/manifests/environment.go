@@ -282,7 +282,7 @@ func (c *checker) judge(w *workload, container *corev1.Container, s *Service) er
 		switch {
 		case v.known:
 			environ[v.name] = v.value
-		case described.Default == "" && described.Required:
+		case described.Default == "" && (described.Required || v.secret != "" && described.Example != ""):
 			environ[v.name] = described.Example // stands in for what nobody knows here
 		}
 	}

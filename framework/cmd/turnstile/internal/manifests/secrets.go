@@ -17,7 +17,8 @@ import (
 // Secrets makes the Secrets that pods of a kustomization name and that it does not contain, as YAML, with random values.
 // What depends on another value is made of it: a service's DATABASE_URL has the password that the database server is
 // given under the service's name, and the URL of a broker the token that its servers are given. unknown are those of
-// which the manifests do not tell what they have to be, such as the URL of a database elsewhere: they are left out.
+// which the manifests do not tell what they have to be, such as the URL of a database elsewhere or the key of an account:
+// they are left out.
 // namespace, if it is not empty, is put in the place of the kustomization's own.
 func Secrets(root string, services []string, k Kustomization, namespace string) (text []byte, unknown []string, err error) {
 	rendered, err := render(root, k)
@@ -39,23 +40,29 @@ func Secrets(root string, services []string, k Kustomization, namespace string) 
 		}
 		made[u.secret][u.key] = value
 	}
+	leave := func(u use) {
+		if name := u.secret + ", key " + u.key; !slices.Contains(unknown, name) {
+			unknown = append(unknown, name)
+		}
+	}
 	var urls []use
 	for _, u := range c.uses {
 		if o, _ := named[corev1.Secret](c.objects, u.secret); o != nil || made[u.secret][u.key] != "" {
 			continue
 		}
-		if u.variable == databaseVariable || slices.Contains(slices.Collect(maps.Values(brokerVariables)), u.variable) {
+		switch {
+		case u.variable == databaseVariable || slices.Contains(slices.Collect(maps.Values(brokerVariables)), u.variable):
 			urls = append(urls, u)
-		} else {
+		case u.workload.service != nil: // somebody else gives it, as the key of an account
+			leave(u)
+		default:
 			set(u, rand.Text())
 		}
 	}
 	for _, u := range urls {
 		value := c.urlOf(u, made)
 		if value == "" {
-			if name := u.secret + ", key " + u.key; !slices.Contains(unknown, name) {
-				unknown = append(unknown, name)
-			}
+			leave(u)
 			continue
 		}
 		set(u, value)

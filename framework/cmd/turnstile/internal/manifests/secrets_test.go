@@ -115,3 +115,13 @@ func TestSecretsOfADatabaseElsewhere(t *testing.T) {
 		t.Errorf("made %v, not known %v", made, unknown)
 	}
 }
+
+// Nor is what somebody else gives.
+func TestSecretsOfAnAccount(t *testing.T) {
+	t.Parallel()
+	b, root := copied(t)
+	made, unknown := secretsOf(t, root, b.workspace.Names(), "stripe")
+	if !slices.Equal(unknown, []string{"stripe, key key", "stripe, key webhook-secret"}) || made["stripe"] != nil || made["postgres"] == nil {
+		t.Errorf("made %v, not known %v", made, unknown)
+	}
+}
