@@ -20,7 +20,7 @@ type Cost struct {
 	Iterations  uint32 `env:"PASSWORD_ITERATIONS" envDefault:"2" doc:"how often that memory is gone through; at most 100"`
 	Parallelism uint8  `env:"PASSWORD_PARALLELISM" envDefault:"1" doc:"threads that hash one password; at most 64"`
 	AtOnce      int    `env:"PASSWORD_AT_ONCE" envDefault:"0" doc:"passwords hashed at once; 0 for as many as there are processors but one, which is left to other requests"`
-	Waiting     int    `env:"PASSWORD_WAITING" envDefault:"64" doc:"requests that wait for their turn to hash; more are answered with 503"`
+	Waiting     int    `env:"PASSWORD_WAITING" envDefault:"256" doc:"requests that wait for their turn to hash; more are answered with 503"`
 }
 
 // What a cost may be at most: beyond that somebody has mistaken the unit.
