@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -166,6 +169,59 @@ func change(t *testing.T, db *database.DB, id string) (now payment.Payment, chan
 		return err
 	})
 	return now, changed, err
+}
+
+// TestUpgrade: money that was kept for cancelled orders, when nobody gave any
+// back, is due.
+func TestUpgrade(t *testing.T) {
+	all := store.Migrations()
+	first, err := fs.ReadFile(all.SQLite, "00001_payments.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := fstest.MapFS{"00001_payments.sql": {Data: first}}
+	for kind, url := range map[string]func(t *testing.T) string{
+		"sqlite":   func(t *testing.T) string { return "sqlite:" + filepath.Join(t.TempDir(), "test.db") },
+		"postgres": func(t *testing.T) string { return databasetest.PostgresURL(t) },
+	} {
+		t.Run(kind, func(t *testing.T) {
+			url := url(t)
+			open := func(m database.Migrations, use func(db *database.DB)) {
+				db, err := database.New(database.Config{URL: url}, m)
+				if err == nil {
+					err = db.Start(t.Context())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				use(db)
+				if err := db.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			open(database.Migrations{Table: all.Table, SQLite: old, Postgres: old}, func(db *database.DB) {
+				for _, order := range []string{"complete", "cancelled", "created"} {
+					for _, status := range []string{"captured", "declined"} {
+						inTx(t, db, func(tx *database.Tx) error {
+							_, err := tx.ExecContext(t.Context(), `
+								INSERT INTO payments VALUES ($1, $2, 'u', 1999, 'usd', $3, '', 'ch', '')`, order+" "+status, order, status)
+							return err
+						})
+					}
+					inTx(t, db, func(tx *database.Tx) error {
+						_, err := tx.ExecContext(t.Context(), `INSERT INTO orders VALUES ($1, 'u', 1999, $1, 0, 1)`, order)
+						return err
+					})
+				}
+			})
+			open(all, func(db *database.DB) {
+				due, err := store.Unsettled(t.Context(), db, time.Now())
+				if err != nil || len(due) != 1 || due[0].ID != "cancelled captured" || due[0].Return != payment.Due || due[0].ChargeID != "ch" {
+					t.Errorf("due: %+v, %v", due, err)
+				}
+			})
+		})
+	}
 }
 
 // TestClaim: what is not settled is found once nobody sees to it, and of many who

@@ -13,3 +13,7 @@ ALTER TABLE payments ADD COLUMN next_try BIGINT NOT NULL DEFAULT 0; -- microseco
 
 DROP INDEX payments_pending;
 CREATE INDEX payments_unsettled ON payments (next_try) WHERE status = 'pending' OR refund = 'due';
+
+-- What was captured for a cancelled order was kept until now.
+UPDATE payments SET refund = 'due'
+WHERE status = 'captured' AND order_id IN (SELECT id FROM orders WHERE status = 'cancelled');
