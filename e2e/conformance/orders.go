@@ -27,11 +27,8 @@ type order struct {
 func orders() []rule {
 	return []rule{
 		{"an order is 201, created, with the ticket", func(c *check) {
-			t := c.sell()
-			c.buyer.In(c.T).AwaitOrder(c.order(t), "created")
-			c.cancel(c.latest().ID)
-			c.buyer.In(c.T).AwaitTicket(t.ID, "")
-			var got order // the second time the ticket is known, and the first answer counts
+			t := c.known() // so that the first answer counts
+			var got order
 			before := time.Now()
 			a := c.want(http.StatusCreated, &got, c.buyer, http.MethodPost, "/api/orders", object{"ticketId": t.ID})
 			c.members(a, "id", "status", "userId", "expiresAt", "version", "ticket")
@@ -39,7 +36,7 @@ func orders() []rule {
 				got.Ticket.ID != t.ID || got.Ticket.Title != t.Title || got.Ticket.Price != t.Price {
 				c.Errorf("%v", a)
 			}
-			if left := got.ExpiresAt.Sub(before); left > c.site.Expiration+time.Minute || left < c.site.Expiration-time.Minute {
+			if left, all := got.ExpiresAt.Sub(before), c.site.Expiration; left < all/2 || left > all*3/2 { // clocks differ
 				c.Errorf("%v: it expires in %v, want %v", a, left, c.site.Expiration)
 			}
 		}},
@@ -55,9 +52,7 @@ func orders() []rule {
 			}
 		}},
 		{"an order of a deleted ticket is 404", func(c *check) {
-			t := c.sell()
-			c.cancel(c.order(t).ID)
-			c.buyer.In(c.T).AwaitTicket(t.ID, "")
+			t := c.known()
 			c.want(http.StatusNoContent, nil, c.seller, http.MethodDelete, pathOf(t), nil)
 			c.eventually("orders has heard of it", func() error {
 				a := c.send(c.buyer, http.MethodPost, "/api/orders", object{"ticketId": t.ID})
@@ -198,14 +193,6 @@ func orders() []rule {
 			}
 		}},
 	}
-}
-
-// latest is the buyer's newest order.
-func (c *check) latest() order {
-	c.Helper()
-	var list []order
-	c.want(http.StatusOK, &list, c.buyer, http.MethodGet, "/api/orders?limit=1", nil)
-	return list[0]
 }
 
 func expiration(neglected journey.Order) []rule {
