@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -478,6 +479,53 @@ func (cookieMaker) Caller(context.Context) string { return "" }
 func (cookieMaker) Trusts(string) bool            { return false }
 func (cookieMaker) SecuritySchemes() map[string]*huma.SecurityScheme {
 	return nil
+}
+
+// What a page of another origin has the browser send is refused if the browser has added the cookie by itself, and it would
+// change something.
+func TestOtherOrigins(t *testing.T) {
+	issuer := sessiontest.New(t)
+	v := session.NewVerifier(issuer.Config, nil, nil)
+	token := issuer.Token("ada")
+	for name, test := range map[string]struct {
+		header  []string
+		foreign bool
+	}{
+		"a page of ours":                    {[]string{"Sec-Fetch-Site", "same-origin", "Origin", "http://shop.example"}, false},
+		"somebody who types":                {[]string{"Sec-Fetch-Site", "none"}, false},
+		"another page":                      {[]string{"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"}, true},
+		"another page without an Origin":    {[]string{"Sec-Fetch-Site", "cross-site"}, true},
+		"another host of the site":          {[]string{"Sec-Fetch-Site", "same-site", "Origin", "http://other.shop.example"}, true},
+		"an old browser's page of ours":     {[]string{"Origin", "http://shop.example"}, false},
+		"an old browser's other page":       {[]string{"Origin", "https://evil.example"}, true},
+		"another port":                      {[]string{"Origin", "http://shop.example:8080"}, true},
+		"a sandboxed page":                  {[]string{"Origin", "null"}, true},
+		"a name that begins like ours":      {[]string{"Origin", "http://shop.example.evil.example"}, true},
+		"no browser, which says nothing":    {nil, false},
+		"a page that claims to be no other": {[]string{"Sec-Fetch-Site", "cross-site", "Origin", "http://shop.example"}, true},
+	} {
+		for carrier, headers := range map[string][]string{
+			"cookie":         {"Cookie", "session=" + token},
+			"garbled cookie": {"Cookie", "session=garbage"},
+			"bearer":         {"Authorization", "Bearer " + token},
+			"both":           {"Authorization", "Bearer " + token, "Cookie", "session=" + token},
+			"no session":     nil,
+		} {
+			for _, method := range []string{"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"} {
+				r := httptest.NewRequest(method, "http://shop.example/", nil)
+				for pair := range slices.Chunk(slices.Concat(test.header, headers), 2) {
+					r.Header.Set(pair[0], pair[1])
+				}
+				w, reached := httptest.NewRecorder(), false
+				v.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true })).ServeHTTP(w, r)
+				safe := method == "GET" || method == "HEAD" || method == "OPTIONS"
+				want := test.foreign && strings.HasSuffix(carrier, "cookie") && !safe
+				if reached == want || want && (w.Code != 403 || w.Header().Get("Content-Type") != "application/problem+json") {
+					t.Errorf("%s from %s, %s: %d", method, name, carrier, w.Code)
+				}
+			}
+		}
+	}
 }
 
 func TestTrustedOrigins(t *testing.T) {
