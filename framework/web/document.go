@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"reflect"
@@ -162,7 +163,7 @@ func (a *api) problemsOf(op *huma.Operation) []*Problem {
 func (a *api) document() ([]byte, error) {
 	api := a.OpenAPI()
 	service := api.Info.Description
-	api.Info.Description = strings.TrimSpace(service + "\n\n" + rules)
+	api.Info.Description = strings.TrimSpace(service + "\n\n" + strings.ReplaceAll(rules, "'", "`"))
 	schemas := api.Components.Schemas.Map()
 	maps.DeleteFunc(schemas, func(name string, _ *huma.Schema) bool {
 		return name == "ErrorModel" || name == "ErrorDetail"
@@ -197,9 +198,13 @@ func (a *api) complete(op *huma.Operation) {
 	for _, p := range op.Parameters {
 		p.Example = cmp.Or(p.Example, a.exampleOf(p.Schema))
 	}
-	for status, r := range op.Responses {
+	for _, r := range op.Responses {
+		if media := r.Content["application/json"]; media != nil {
+			a.addExamples(r.Content)
+			neverNull(media.Schema)
+		}
 		for name, h := range r.Headers {
-			describeHeader(op, name, h)
+			describeHeader(op, r, name, h)
 		}
 		if media := r.Content[problemType]; media != nil && media.Examples != nil {
 			media.Schema = a.problem
@@ -215,25 +220,24 @@ func (a *api) complete(op *huma.Operation) {
 				all = append(all, example.Summary)
 			}
 			r.Description = cmp.Or(r.Description, strings.Join(all, ". Or: "))
-			continue
-		}
-		if status != "default" {
-			a.addExamples(r.Content)
-		}
-		for _, media := range r.Content {
-			neverNull(media.Schema)
 		}
 	}
 }
 
 // describeHeader says what the headers are for that HTTP gives a meaning.
-func describeHeader(op *huma.Operation, name string, h *huma.Param) {
+func describeHeader(op *huma.Operation, r *huma.Response, name string, h *huma.Param) {
+	var address string
+	if media := r.Content["application/json"]; media != nil {
+		if body, ok := media.Example.(map[string]any); ok {
+			address = fmt.Sprint(op.Path, "/", body["id"])
+		}
+	}
 	known := map[string]struct{ description, example string }{
 		"Allow": {"The methods that there are at this address", "GET, HEAD, OPTIONS"},
 		"Etag":  {"The version of what is answered, for If-Match and If-None-Match", `"0"`},
 		"Link": {`Where the next page is (rel="next"); absent on the last one`,
 			"<" + op.Path + `?cursor=IjAxOWFhZjNlIg&limit=50>; rel="next"`},
-		"Location":    {"The address of what was created", ""},
+		"Location":    {"The address of what was created", address},
 		"Retry-After": {"After how many seconds it is worth another try", ""},
 		"Set-Cookie": {"The session, in a cookie that no script can read",
 			"session=eyJhbGciOiJFZERTQSJ9.e30.c2ln; Path=/; HttpOnly; SameSite=Lax"},
@@ -269,8 +273,10 @@ func operationsOf(item *huma.PathItem) []*huma.Operation {
 const rules = `Bodies are JSON, with times in UTC (RFC 3339, milliseconds) and opaque ids. Members that are not known are ignored on
 both sides: more may come with time.
 
-Every error is a problem (RFC 9457, ` + "`application/problem+json`" + `) with at least one entry in ` + "`errors`" + `, for people to read;
-` + "`field`" + ` names the member of the request that is to blame, if there is one. Beside the errors that operations list there
-are 404 where there is nothing, and 405 with ` + "`Allow`" + ` for a method that an address does not have.
+Every error is a problem (RFC 9457, 'application/problem+json') with at least one entry in 'errors', for people to read;
+'field' names the member of the request that is to blame, if there is one. Beside the errors that operations list there
+are 404 where there is nothing, and 405 with 'Allow' for a method that an address does not have. Every answer has an
+'X-Request-Id', to be named when something goes wrong.
 
-Collections are plain arrays. The next page is where the header ` + "`Link`" + ` with ` + "`rel=\"next\"`" + ` says.`
+Collections are plain arrays. The next page is where the header 'Link' with 'rel="next"' says. 'HEAD' is answered as 'GET'
+is, without the body, and 'OPTIONS' with 'Allow'.`

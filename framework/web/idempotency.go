@@ -168,6 +168,6 @@ func documentIdempotencyKey(op *huma.Operation) {
 	}
 	created.Headers[idempotencyReplayed] = &huma.Param{
 		Description: "true if this is the answer to an earlier request with the same Idempotency-Key",
-		Schema:      &huma.Schema{Type: huma.TypeBoolean},
+		Schema:      &huma.Schema{Type: huma.TypeBoolean}, Example: true,
 	}
 }
