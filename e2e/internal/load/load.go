@@ -205,12 +205,13 @@ func (p *person) enter(ctx context.Context) {
 	credentials := map[string]any{"email": fmt.Sprintf("person%d.%d@example.com", p.number, p.lives), "password": "a long enough one"}
 	var user struct{ ID string }
 	for ctx.Err() == nil {
-		switch p.command(&user, http.MethodPost, "/api/users/signup", credentials, http.StatusConflict) {
+		// Whoever insists, while auth cannot do it, is told to slow down.
+		switch p.command(&user, http.MethodPost, "/api/users/signup", credentials, http.StatusConflict, http.StatusTooManyRequests) {
 		case http.StatusCreated:
 			p.load.promise(func(to *invariants.Promises) { to.Users = append(to.Users, user.ID) })
 			return
 		case http.StatusConflict:
-			if p.command(nil, http.MethodPost, "/api/users/signin", credentials) == http.StatusOK {
+			if p.command(nil, http.MethodPost, "/api/users/signin", credentials, http.StatusTooManyRequests) == http.StatusOK {
 				return
 			}
 		}
