@@ -114,7 +114,7 @@ func TestSeed(t *testing.T) {
 		t.Error("the seed does not decide what is sent")
 	}
 	for _, what := range []string{
-		"PUT /api/things/", "?limit=", "Transfer-Encoding: chunked", "Content-Length: 99999999999999999999", "HTTP/1.0\r\n",
+		"PUT /api/things/", "?limit=", "Transfer-Encoding: chunked", "Content-Length: 99999999999999999999", "HTTP/2.0\r\n",
 		`"ID":`, `"list":[`, "session=a.b.",
 		"Bearer a.b.", "eyJhbGciOiJub25lIn0", "%FF", "\x00", "GET /api/nothing",
 	} {

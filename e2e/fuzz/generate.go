@@ -144,13 +144,16 @@ func (g *generator) id(of string) string {
 	return uuid.UUID(id).String()
 }
 
-// value makes JSON that is as the schema says, but for something wrong once in so many times; 0 is never.
+// How often something in a body is wrong, other than once in so many times.
+const (
+	never = 0
+	once  = -1 // in one member of an object
+)
+
+// value makes JSON that is as the schema says, but for something wrong as often as that.
 func (g *generator) value(d *document, s schema, name string, wrong int) string {
 	if wrong > 0 && g.chance(wrong) {
-		if g.chance(2) {
-			return quote(g.hostile())
-		}
-		return one(g, values)
+		return g.wrong()
 	}
 	s = d.resolve(s)
 	if choices := s.choices(); len(choices) > 0 {
@@ -191,6 +194,14 @@ func (g *generator) value(d *document, s schema, name string, wrong int) string 
 	return quote(g.text(name, s))
 }
 
+// wrong is JSON, or not, that is hardly what somebody wants.
+func (g *generator) wrong() string {
+	if g.chance(2) {
+		return quote(g.hostile())
+	}
+	return one(g, values)
+}
+
 func (g *generator) object(d *document, s schema, wrong int) string {
 	properties := s.sub("properties")
 	names := make([]string, 0, len(properties))
@@ -200,12 +211,22 @@ func (g *generator) object(d *document, s schema, wrong int) string {
 	slices.Sort(names)
 	g.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	var members []string
-	for _, name := range names {
+	for i, name := range names {
+		here := wrong
+		if wrong == once {
+			here = never
+			if i == 0 {
+				here = 1
+			}
+		}
 		of, _ := properties[name].(map[string]any)
-		member := func(name string) { members = append(members, quote(name)+":"+g.value(d, of, name, wrong)) }
-		if wrong == 0 || !g.chance(2*wrong) {
+		member := func(name string) { members = append(members, quote(name)+":"+g.value(d, of, name, here)) }
+		if here == never || !g.chance(2*here) {
 			member(name)
 			continue
+		}
+		if wrong == once {
+			here = never // it is the member itself
 		}
 		switch g.IntN(5) {
 		case 0: // there is none
@@ -280,13 +301,16 @@ func (g *generator) flip(s string) string {
 	return string(b)
 }
 
-// content makes a body, and says whether it is wrong in any way.
+// content makes a body that is right, or wrong somewhere.
 func (g *generator) content(o *operation, wrong bool) []byte {
 	if !wrong {
-		return []byte(g.value(o.document, o.body, "", 0))
+		return []byte(g.value(o.document, o.body, "", never))
 	}
-	body := g.value(o.document, o.body, "", 4)
-	switch g.IntN(16) {
+	if g.chance(2) {
+		return []byte(g.value(o.document, o.body, "", once))
+	}
+	body := g.value(o.document, o.body, "", 2+g.IntN(5))
+	switch g.IntN(24) {
 	case 0:
 		return []byte(one(g, values))
 	case 1:

@@ -37,39 +37,56 @@ func (r *request) bytes() []byte {
 
 func (r *request) header(name, value string) { r.headers = append(r.headers, name+": "+value) }
 
+// place is where a request is wrong. Mostly that is one, so that nothing else is to blame before somebody gets there.
+type place int
+
+const (
+	nowhere place = iota
+	inTarget
+	inSession
+	inHeaders
+	inBody
+	onWire
+	everywhere
+)
+
+var places = []place{nowhere, nowhere, nowhere, inTarget, inSession, inHeaders, inBody, inBody, inBody, onWire, onWire,
+	everywhere}
+
 // request makes one of an operation.
 func (g *generator) request(o *operation) *request {
 	r := &request{operation: o, method: o.method, version: "HTTP/1.1"}
-	wrong := g.chance(2) // in what the operation takes
-	r.target = g.target(o, wrong)
+	is := one(g, places)
+	wrong := func(p place) bool { return is == p || is == everywhere && g.chance(2) }
+	r.target = g.target(o, wrong(inTarget))
 	r.twisted = strings.HasSuffix(o.path, "}") && strings.HasSuffix(r.target, "/mine") // which is no id
 	r.header("Host", o.addr)
 	r.header("X-Forwarded-For", fmt.Sprintf("198.51.%d.%d", g.IntN(256), g.IntN(256))) // so that no limit for one client is met
-	g.identify(r, wrong)
+	g.identify(r, wrong(inSession))
 	for _, p := range o.parameters {
 		if p.In == "header" && g.chance(3) {
-			r.header(p.Name, line(g.parameter(p, wrong)))
+			r.header(p.Name, line(g.parameter(p, wrong(inHeaders))))
 		}
 	}
 	if o.body != nil {
-		r.body = g.content(o, wrong && !g.chance(4))
+		r.body = g.content(o, wrong(inBody))
 		media := "application/json"
-		if wrong && g.chance(10) {
+		if wrong(inHeaders) && g.chance(4) {
 			media = line(one(g, append([]string{"text/plain", "application/json; charset=latin1", "application/json;",
 				"application/x-www-form-urlencoded",
 				"multipart/form-data; boundary=x", "application/json, text/html", "*/*", "application/problem+json"}, texts...)))
 		}
 		r.header("Content-Type", media)
 	}
-	if wrong && g.chance(3) {
+	if wrong(inHeaders) {
 		g.oddHeader(r)
 	}
-	if wrong && g.chance(12) {
+	if wrong(inTarget) && g.chance(4) {
 		r.twisted = true
 		r.method = one(g, []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND",
 			"get", "X", strings.Repeat("M", 300)})
 	}
-	if wrong && g.chance(6) {
+	if wrong(onWire) {
 		g.twist(r)
 	} else if len(r.body) > 0 || o.body != nil {
 		g.frame(r)
@@ -136,7 +153,7 @@ func (g *generator) identify(r *request, wrong bool) {
 		return
 	}
 	switch {
-	case wrong && g.chance(3):
+	case wrong:
 		for token == u.token {
 			token = g.forge(u.token)
 		}
