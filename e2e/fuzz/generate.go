@@ -276,6 +276,8 @@ func (g *generator) hostile() string {
 		return string(b)
 	case 1:
 		return g.flip(g.id(one(g, []string{"ticket", "order", "user", "payment"})))
+	case 2: // what databases and logs mind most
+		return one(g, []string{"\x00", "ticket\x00", "\xff", "ticket\xc3\x28", "%s%n", "\r\nX-Injected: yes"})
 	default:
 		return one(g, texts)
 	}

@@ -51,7 +51,7 @@ func judge(r *request, a *answer) (wrong []string) {
 		}
 	}
 	if a.status >= 400 && r.method != http.MethodHead && !byServer {
-		wrong = append(wrong, problem(a)...)
+		wrong = append(wrong, problem(r, a)...)
 	}
 	if r.twisted || a.status >= 500 {
 		return wrong
@@ -94,7 +94,7 @@ func aboutItself(r *request) bool {
 }
 
 // problem returns what an answer lacks to be an RFC 9457 problem with errors.
-func problem(a *answer) (wrong []string) {
+func problem(r *request, a *answer) (wrong []string) {
 	if media := a.header.Get("Content-Type"); media != "application/problem+json" {
 		return []string{fmt.Sprintf("its Content-Type is %q, and it is an error", media)}
 	}
@@ -106,7 +106,7 @@ func problem(a *answer) (wrong []string) {
 	if err := json.Unmarshal([]byte(a.text), &p); err != nil {
 		return []string{"the problem is no JSON: " + err.Error()}
 	}
-	if p.Status != a.status || p.Type == "" || p.Title == "" || p.Detail == "" || p.Instance == "" {
+	if p.Status != a.status || p.Type == "" || p.Title == "" || p.Detail == "" || p.Instance == "" && !r.twisted { // it has a path
 		wrong = append(wrong, "the problem lacks a type, a title, a detail, an instance, or its own status")
 	}
 	if len(p.Errors) == 0 || p.Errors[0].Message == "" {
