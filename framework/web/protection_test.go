@@ -227,28 +227,28 @@ func TestSlowClients(t *testing.T) {
 	})
 	all.Go(func() { // headers without end
 		c := dial(t, addr)
-		io.WriteString(c, "GET /api/hats HTTP/1.1\r\nHost: hats\r\n") //nolint:errcheck // the answer tells
+		io.WriteString(c, "GET /api/hats HTTP/1.1\r\nHost: hats\r\n")
 		trickle(c, "X-More: x\r\n", &tricklers)
 		closedWithin(t, c, soon)
 		c.Close()
 	})
 	all.Go(func() { // a body that does not come
 		c := dial(t, addr)
-		io.WriteString(c, postHead+"Content-Length: 100\r\n\r\n{") //nolint:errcheck // the answer tells
+		io.WriteString(c, postHead+"Content-Length: 100\r\n\r\n{")
 		if said := closedWithin(t, c, soon); !strings.HasPrefix(said, "HTTP/1.1 408 ") || !strings.Contains(said, "problem+json") {
 			t.Errorf("a body that does not come is answered %q", said)
 		}
 	})
 	all.Go(func() { // a body that comes for ever, in time each byte
 		c := dial(t, addr)
-		io.WriteString(c, postHead+"Transfer-Encoding: chunked\r\n\r\n") //nolint:errcheck // the answer tells
+		io.WriteString(c, postHead+"Transfer-Encoding: chunked\r\n\r\n")
 		trickle(c, "1\r\n \r\n", &tricklers)
 		closedWithin(t, c, soon)
 		c.Close()
 	})
 	all.Go(func() { // one request and no other
 		c := dial(t, addr)
-		io.WriteString(c, "GET /nowhere HTTP/1.1\r\nHost: hats\r\n\r\n") //nolint:errcheck // the answer tells
+		io.WriteString(c, "GET /nowhere HTTP/1.1\r\nHost: hats\r\n\r\n")
 		if said := closedWithin(t, c, soon); !strings.HasPrefix(said, "HTTP/1.1 404 ") {
 			t.Errorf("answered %q", said)
 		}
@@ -262,7 +262,7 @@ func TestSlowReader(t *testing.T) {
 	const timeout = 300 * time.Millisecond
 	addr := serve(t, web.Config{WriteTimeout: timeout})
 	c := dial(t, addr)
-	io.WriteString(c, "GET /api/much HTTP/1.1\r\nHost: hats\r\n\r\n") //nolint:errcheck // the answer tells
+	io.WriteString(c, "GET /api/much HTTP/1.1\r\nHost: hats\r\n\r\n")
 	time.Sleep(2 * timeout)
 	if said := closedWithin(t, c, 10*time.Second); len(said) >= much {
 		t.Errorf("all of %d bytes were sent to a client that reads nothing", len(said))
@@ -296,7 +296,7 @@ func TestMalformedRequests(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := dial(t, addr)
-			io.WriteString(c, test.request) //nolint:errcheck // the answer tells
+			io.WriteString(c, test.request)
 			var got []string
 			for _, answer := range strings.Split(closedWithin(t, c, 10*time.Second), "HTTP/1.1 ")[1:] {
 				got = append(got, answer[:3])
@@ -313,7 +313,7 @@ func TestMalformedRequests(t *testing.T) {
 func TestBothLengthAndEncoding(t *testing.T) {
 	addr := serve(t, web.Config{IdleTimeout: 200 * time.Millisecond})
 	c := dial(t, addr)
-	io.WriteString(c, postHead+"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1b\r\n"+`{"title":"bowler","size":7}`+"\r\n0\r\n\r\n") //nolint:errcheck // the answer tells
+	io.WriteString(c, postHead+"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1b\r\n"+`{"title":"bowler","size":7}`+"\r\n0\r\n\r\n")
 	a, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		t.Fatal(err)
