@@ -3,6 +3,8 @@ package stripe_test
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -231,6 +233,30 @@ func TestAnswers(t *testing.T) {
 	server.Settle("failed")
 	if err := p.Refund(t.Context(), providertest.Refund("b", id)); err == nil || !strings.Contains(err.Error(), "lost_or_stolen_card") {
 		t.Errorf("a refund that failed: %v", err)
+	}
+}
+
+// TestAnswerAboutSomethingElse: an answer that belongs to another request settles
+// nothing.
+func TestAnswerAboutSomethingElse(t *testing.T) {
+	right := `{"id": "x", "status": "succeeded", "amount": 1999, "currency": "usd", "metadata": {"payment": "a"}}`
+	for _, change := range [][2]string{
+		{"", ""}, {`"payment": "a"`, `"payment": "b"`}, {`{"payment": "a"}`, `{}`}, {"1999", "1998"}, {"usd", "eur"},
+	} {
+		answer := strings.Replace(right, change[0], change[1], 1)
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(answer)) }))
+		t.Cleanup(server.Close)
+		p := connect(t, stripe.Config{Key: secret.New("sk_test_x"), WebhookSecret: secret.New("w"), APIBase: server.URL})
+		id, err := p.Charge(t.Context(), providertest.Charge("a", "pm_card"))
+		if _, ok := errors.AsType[*payment.DeclinedError](err); ok || (err == nil) != (answer == right) {
+			t.Errorf("charge: %s is taken for %q, %v", answer, id, err)
+		}
+		if !strings.Contains(change[0], "payment") && answer != right {
+			continue // a refund's amount is whatever was left
+		}
+		if err := p.Refund(t.Context(), providertest.Refund("a", "x")); (err == nil) != (answer == right) {
+			t.Errorf("refund: %s is taken for %v", answer, err)
+		}
 	}
 }
 
