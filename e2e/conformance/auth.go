@@ -37,6 +37,26 @@ func (c *check) whose(who *member, options ...option) string {
 	return out.CurrentUser.Email
 }
 
+// tooMany tries the same until that is too often. Before, the answer has another status.
+func (c *check) tooMany(path string, credentials object, before int) {
+	c.Helper()
+	for range 60 {
+		a, err := c.try(c.nobody, http.MethodPost, path, credentials)
+		if err != nil {
+			c.Fatal(err)
+		}
+		if a.status == http.StatusTooManyRequests {
+			c.problem(a)
+			c.retryAfter(a)
+			return
+		}
+		if a.status != before {
+			c.Fatalf("%v; want %d or 429", a, before)
+		}
+	}
+	c.Error("60 tries in a row were not too many")
+}
+
 func auth() []rule {
 	refusedPassword := func(password string) func(c *check) {
 		return func(c *check) {
@@ -190,24 +210,15 @@ func auth() []rule {
 				c.Errorf("%v: it sets %q", a, got)
 			}
 		}},
-		{"too many tries with one address are 429 with Retry-After", func(c *check) {
+		{"too many tries to sign in with one address are 429 with Retry-After", func(c *check) {
+			c.tooMany(signIn, credentials(), http.StatusUnauthorized)
+			c.refused(http.StatusUnauthorized, c.nobody, http.MethodPost, signIn, credentials()) // others are not held up
+		}},
+		{"too many tries to sign up with one address are 429 with Retry-After", func(c *check) {
 			in := credentials()
-			for range 60 {
-				a, err := c.try(c.nobody, http.MethodPost, signIn, in)
-				if err != nil {
-					c.Fatal(err)
-				}
-				if a.status == http.StatusTooManyRequests {
-					c.problem(a)
-					c.retryAfter(a)
-					c.refused(http.StatusUnauthorized, c.nobody, http.MethodPost, signIn, credentials()) // others are not held up
-					return
-				}
-				if a.status != http.StatusUnauthorized {
-					c.Fatalf("%v; want 401 or 429", a)
-				}
-			}
-			c.Error("60 tries in a row were not too many")
+			c.enter(c.person(), signUp, in)
+			c.tooMany(signUp, in, http.StatusConflict)
+			c.member() // others are not held up
 		}},
 		{"the current user of nobody is null", func(c *check) {
 			if got := c.whose(c.nobody); got != "" {
