@@ -90,6 +90,7 @@ type Service struct {
 	environ   []string
 	processes []*process
 	turn      atomic.Int64
+	tokens    map[string]string // of Compare, by user
 }
 
 // Start starts the service that assemble builds, in as many processes at once
