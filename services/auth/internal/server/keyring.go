@@ -25,7 +25,7 @@ const (
 	// expired: clocks differ.
 	outlive = 10 * time.Minute
 
-	readKeysEvery  = 2 * time.Second
+	readKeysEvery  = 5 * time.Second
 	readKeysWithin = 5 * time.Second
 )
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +27,7 @@ import (
 type process struct {
 	api      *web.Server
 	rotation *server.Rotation
+	stop     func() // and wait
 }
 
 // boot starts a process that lives until the test ends.
@@ -54,7 +56,7 @@ func boot(t *testing.T, db *database.DB, every time.Duration) *process {
 	}
 	go func() { done <- keys.Run(ctx) }()
 	go func() { done <- p.rotation.Run(ctx) }()
-	t.Cleanup(func() {
+	p.stop = sync.OnceFunc(func() {
 		stop()
 		for range 2 {
 			if err := <-done; err != nil {
@@ -62,6 +64,7 @@ func boot(t *testing.T, db *database.DB, every time.Duration) *process {
 			}
 		}
 	})
+	t.Cleanup(p.stop)
 	return p
 }
 
@@ -127,7 +130,7 @@ func TestRotationSignsNobodyOut(t *testing.T) {
 		}
 		var live []issued
 		seen := map[string]bool{}
-		for began := time.Now(); time.Since(began) < 15*time.Hour; time.Sleep(7 * time.Minute) {
+		for began := time.Now(); time.Since(began) < 15*time.Hour; time.Sleep(13 * time.Minute) {
 			token := auth.enter(t, "signin")
 			live = append(live, issued{token, time.Now()})
 			seen[strings.SplitN(token, ".", 2)[0]] = true
@@ -235,7 +238,11 @@ func TestOperatorsRotate(t *testing.T) {
 		if now := auth.order(t, "GET", "", "", http.StatusOK); len(now) != 2 || now[0].State != "signing" || now[1].State != "retired" {
 			t.Errorf("then the keys are %v", now)
 		}
+		auth.stop()
+		sibling.stop()
 		time.Sleep(session.Lifetime + 12*time.Minute)
+		auth = boot(t, db, 0)
+		synctest.Wait()
 		if n := len(keysOf(t, db)); n != 1 {
 			t.Errorf("there are %d keys after all sessions of the old one have expired", n)
 		}
@@ -264,7 +271,7 @@ func TestOperatorsWithdraw(t *testing.T) {
 			for _, k := range auth.order(t, "GET", "", "", http.StatusOK) {
 				if k.State == state {
 					auth.order(t, "POST", "withdraw", `{"id": "`+k.ID+`"}`, http.StatusOK)
-					time.Sleep(3 * time.Second) // until the sibling has read it
+					time.Sleep(6 * time.Second) // until the sibling has read it
 					return
 				}
 			}
