@@ -46,7 +46,8 @@ func judge(r *request, a *answer) (wrong []string) {
 		say("it tells what is inside: %q", found)
 	}
 	for name, values := range a.header {
-		if strings.HasPrefix(name, "X-Injected") || slices.ContainsFunc(values, leaks.MatchString) {
+		opaque := name == "Set-Cookie" || name == "Link" // tokens and cursors, in which letters come by chance
+		if strings.HasPrefix(name, "X-Injected") || !opaque && slices.ContainsFunc(values, leaks.MatchString) {
 			say("the header %s is %q", name, values)
 		}
 	}
