@@ -122,7 +122,7 @@ func TestParallelPaymentsByStripe(t *testing.T) {
 // nothing else, and has to be signed.
 func TestWebhook(t *testing.T) {
 	server := stripetest.New(t)
-	h := start(t, servicetest.SQLite(t), withStripe(server, "PAYMENT_RECOVERY=1h")...)
+	h := start(t, servicetest.SQLite(t), withStripe(server, "PAYMENT_RECOVERY=1h", "HTTP_BODY_LIMIT=10000")...)
 	begin := func(order, token string) (id string) {
 		h.order(order)
 		h.Want(http.StatusServiceUnavailable, nil, "buyer", "POST", path, input{"orderId": order, "token": token})
@@ -199,7 +199,7 @@ func TestWebhook(t *testing.T) {
 		})
 	}
 	h.Refused(http.StatusBadRequest, nil, "", "POST", webhook, string(body)+" ", "Stripe-Signature", signature)
-	h.Refused(http.StatusRequestEntityTooLarge, nil, "", "POST", webhook, string(body)+strings.Repeat(" ", 1<<20), "Stripe-Signature", signature)
+	h.Refused(http.StatusRequestEntityTooLarge, nil, "", "POST", webhook, string(body)+strings.Repeat(" ", 10000), "Stripe-Signature", signature)
 }
 
 // TestNoWebhook: there is nobody else to hear from.
