@@ -2,6 +2,8 @@ package session
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,6 +51,8 @@ type Verifier struct {
 	remote  *remoteKeys // nil where keys are local
 	revoked *revocations
 	parser  *jwt.Parser
+	rules   *jwt.Validator // those of parser
+	proven  provenTokens
 	log     *slog.Logger
 	origins *http.CrossOriginProtection
 	trusted []Origin
@@ -75,11 +79,11 @@ func NewLocalVerifier(cfg Config, db *database.DB, log *slog.Logger, keys Keys) 
 			panic("session: " + err.Error())
 		}
 	}
-	v.parser = jwt.NewParser(
-		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
-		jwt.WithIssuer(cfg.Issuer), jwt.WithAudience(cfg.Audience),
-		jwt.WithExpirationRequired(), jwt.WithLeeway(leeway),
-	)
+	rules := []jwt.ParserOption{
+		jwt.WithIssuer(cfg.Issuer), jwt.WithAudience(cfg.Audience), jwt.WithExpirationRequired(), jwt.WithLeeway(leeway),
+	}
+	v.parser = jwt.NewParser(append(rules, jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}))...)
+	v.rules = jwt.NewValidator(rules...)
 	return v
 }
 
@@ -141,27 +145,27 @@ func (v *Verifier) verify(ctx context.Context, token string) (*claims, error) {
 	if len(token) > maxToken {
 		return nil, errors.New("session: verify: the token is too long")
 	}
-	var unreachable error
-	var c claims
-	_, err := v.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
-		id, _ := t.Header["kid"].(string)
-		if _, critical := t.Header["crit"]; critical {
-			return nil, errors.New("it has critical extensions, of which none is known") // RFC 7515, section 4.1.11
+	hash := sha256.Sum256([]byte(token))
+	p := v.proven.find(hash)
+	if p != nil {
+		key, err := v.key(ctx, p.keyID)
+		if err == nil && key.Equal(p.key) {
+			err = v.rules.Validate(p.claims)
+		} else if err == nil {
+			err = ErrUnknownKey
 		}
-		if id == "" || v.revoked.has(id) {
-			return nil, ErrUnknownKey
+		if err != nil {
+			return nil, verifyError(err)
 		}
-		key, err := v.keys.Key(ctx, id)
-		if err != nil && !errors.Is(err, ErrUnknownKey) {
-			unreachable = err
+	} else {
+		var err error
+		if p, err = v.prove(ctx, token); err != nil {
+			return nil, verifyError(err)
 		}
-		return key, err
-	})
+		v.proven.add(hash, p)
+	}
+	c := p.claims
 	switch {
-	case unreachable != nil:
-		return nil, unreachableError{unreachable}
-	case err != nil:
-		return nil, fmt.Errorf("session: verify: %w", err)
 	case c.Subject == "":
 		return nil, errors.New("session: verify: the token names nobody")
 	case c.ID == "":
@@ -170,6 +174,39 @@ func (v *Verifier) verify(ctx context.Context, token string) (*claims, error) {
 		return nil, errors.New("session: verify: the session is revoked")
 	}
 	return &c, nil
+}
+
+// prove verifies a token's signature, and that it is for here and now.
+func (v *Verifier) prove(ctx context.Context, token string) (*proven, error) {
+	var p proven
+	_, err := v.parser.ParseWithClaims(token, &p.claims, func(t *jwt.Token) (_ any, err error) {
+		if _, critical := t.Header["crit"]; critical {
+			return nil, errors.New("it has critical extensions, of which none is known") // RFC 7515, section 4.1.11
+		}
+		p.keyID, _ = t.Header["kid"].(string)
+		p.key, err = v.key(ctx, p.keyID)
+		return p.key, err
+	})
+	return &p, err
+}
+
+// key returns the key with the id unless it is revoked.
+func (v *Verifier) key(ctx context.Context, id string) (ed25519.PublicKey, error) {
+	if id == "" || v.revoked.has(id) {
+		return nil, ErrUnknownKey
+	}
+	key, err := v.keys.Key(ctx, id)
+	if err != nil && !errors.Is(err, ErrUnknownKey) {
+		err = unreachableError{err}
+	}
+	return key, err
+}
+
+func verifyError(err error) error {
+	if unreachable := (unreachableError{}); errors.As(err, &unreachable) {
+		return unreachable
+	}
+	return fmt.Errorf("session: verify: %w", err)
 }
 
 // Presented returns the sessions that the request came with to which ctx belongs, as what revokes them. There are two if it
@@ -202,7 +239,7 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 		tokens, byCookie := tokensOf(r)
 		if byCookie {
 			if err := v.origins.Check(r); err != nil {
-				web.WriteProblem(w, r, web.Forbidden("Requests from other origins are refused"))
+				web.WriteProblem(w, r, web.OtherOrigin())
 				return
 			}
 		}
