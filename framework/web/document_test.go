@@ -59,10 +59,14 @@ func newCaps(t *testing.T) *hats {
 	})
 	huma.Register(h.API(), huma.Operation{
 		OperationID: "my-caps", Method: http.MethodGet, Path: "/api/caps/mine", Security: session.Required,
-	}, func(context.Context, *struct{ web.Page }) (*web.Listing[capOnWire], error) { return &web.Listing[capOnWire]{}, nil })
+	}, func(context.Context, *struct{ web.Page }) (*web.Listing[capOnWire], error) {
+		return &web.Listing[capOnWire]{}, nil
+	})
 	huma.Register(h.API(), huma.Operation{
 		OperationID: "list-caps", Method: http.MethodGet, Path: "/api/caps",
-	}, func(context.Context, *struct{ web.Page }) (*web.Listing[capOnWire], error) { return &web.Listing[capOnWire]{}, nil })
+	}, func(context.Context, *struct{ web.Page }) (*web.Listing[capOnWire], error) {
+		return &web.Listing[capOnWire]{}, nil
+	})
 	return h
 }
 
