@@ -27,7 +27,7 @@ func TestConformance(t *testing.T) {
 					Returned: func(charge string) int {
 						return len(ids(t, db, `SELECT charge_id FROM sandbox_refunds WHERE charge_id = $1`, charge))
 					},
-					Good: sandbox.TokenVisa, Declined: sandbox.TokenDeclined, Late: sandbox.TokenTimeout, Unknown: "tok_unheard_of",
+					Good: sandbox.TokenVisa, Declined: sandbox.TokenDeclined, Late: sandbox.TokenTimeout, Unknown: "tok_none",
 					Reason: "Your card was declined",
 				}
 			})

@@ -75,7 +75,8 @@ func (r *Recovery) run(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		if err := r.pass(ctx); err != nil && ctx.Err() == nil {
-			r.server.log.LogAttrs(ctx, slog.LevelWarn, "payments that are not settled cannot be looked for; trying again", slog.Any("error", err))
+			r.server.log.LogAttrs(ctx, slog.LevelWarn, "payments that are not settled cannot be looked for; trying again",
+				slog.Any("error", err))
 		}
 		select {
 		case <-tick.C:

@@ -77,7 +77,9 @@ func (s *Server) refund(ctx context.Context, p payment.Payment) (payment.Payment
 	if err != nil {
 		return payment.Payment{}, fmt.Errorf("give the money of payment %s of order %s back: %w", p.ID, p.OrderID, err)
 	}
-	return s.write(ctx, p.ID, func(ctx context.Context, tx *database.Tx) (payment.Payment, error) { return s.returned(ctx, tx, p.ID) })
+	return s.write(ctx, p.ID, func(ctx context.Context, tx *database.Tx) (payment.Payment, error) {
+		return s.returned(ctx, tx, p.ID)
+	})
 }
 
 // ask gives the provider its time to answer.

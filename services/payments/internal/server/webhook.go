@@ -56,7 +56,8 @@ func (s *Server) StripeWebhook(api huma.API, account *stripe.Provider) {
 func (s *Server) hear(ctx context.Context, n payment.News) error {
 	about := []slog.Attr{slog.String("payment", n.PaymentID), slog.String("news", string(n.Result))}
 	wrong := func(what string) {
-		s.log.LogAttrs(ctx, slog.LevelError, "the payment provider tells what cannot be", append(about, slog.String("because", what))...)
+		s.log.LogAttrs(ctx, slog.LevelError, "the payment provider tells what cannot be",
+			append(about, slog.String("because", what))...)
 	}
 	err := s.db.InTx(ctx, func(tx *database.Tx) error {
 		p, err := store.Get(ctx, tx, n.PaymentID)

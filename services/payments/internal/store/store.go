@@ -124,7 +124,9 @@ func Settle(ctx context.Context, tx *database.Tx, p payment.Payment) (now paymen
 // is the money of the charge, whatever the payment said of that before; a payment
 // that is pending it leaves alone. It returns the payment as it is then, and
 // whether this call changed it, or ErrNotFound.
-func GiveBack(ctx context.Context, tx *database.Tx, id, charge string, until time.Time) (now payment.Payment, changed bool, err error) {
+func GiveBack(
+	ctx context.Context, tx *database.Tx, id, charge string, until time.Time,
+) (now payment.Payment, changed bool, err error) {
 	return change(ctx, tx, id, `
 		UPDATE payments SET refund = 'due', charge_id = $2, tries = 0, next_try = $3
 		WHERE id = $1 AND status <> 'pending' AND refund = '' RETURNING `+columns,

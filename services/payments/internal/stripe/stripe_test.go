@@ -299,8 +299,12 @@ func TestConfig(t *testing.T) {
 
 func TestNews(t *testing.T) {
 	p, _ := start(t)
-	intent := stripetest.Intent{ID: "pi_1", Object: "payment_intent", Amount: 1999, Received: 1999, Currency: "usd", Status: "succeeded", Metadata: map[string]string{"payment": "a"}}
-	refund := stripetest.Refund{ID: "re_1", Object: "refund", Intent: "pi_1", Status: "succeeded", Metadata: map[string]string{"payment": "a"}}
+	of := map[string]string{"payment": "a"}
+	intent := stripetest.Intent{
+		ID: "pi_1", Object: "payment_intent", Amount: 1999, Received: 1999, Currency: "usd", Status: "succeeded", Metadata: of,
+	}
+	refund := stripetest.Refund{ID: "re_1", Object: "refund", Intent: "pi_1", Status: "succeeded", Metadata: of}
+	failed := &payment.News{PaymentID: "a", Result: payment.NotTaken, Reason: "The payment could not be made in time"}
 	with := func(r stripetest.Refund, status string) stripetest.Refund { r.Status = status; return r }
 	others, othersRefund := intent, refund
 	others.Metadata, othersRefund.Metadata = nil, nil
@@ -309,9 +313,11 @@ func TestNews(t *testing.T) {
 		object any
 		want   *payment.News
 	}{
-		{"payment_intent.succeeded", intent, &payment.News{PaymentID: "a", Result: payment.Taken, ChargeID: "pi_1", Amount: 1999, Currency: "usd"}},
-		{"payment_intent.payment_failed", intent, &payment.News{PaymentID: "a", Result: payment.NotTaken, Reason: "The payment could not be made in time"}},
-		{"payment_intent.canceled", intent, &payment.News{PaymentID: "a", Result: payment.NotTaken, Reason: "The payment could not be made in time"}},
+		{"payment_intent.succeeded", intent, &payment.News{
+			PaymentID: "a", Result: payment.Taken, ChargeID: "pi_1", Amount: 1999, Currency: "usd",
+		}},
+		{"payment_intent.payment_failed", intent, failed},
+		{"payment_intent.canceled", intent, failed},
 		{"refund.updated", refund, &payment.News{PaymentID: "a", Result: payment.Returned}},
 		{"charge.refund.updated", refund, &payment.News{PaymentID: "a", Result: payment.Returned}},
 		{"refund.failed", with(refund, "failed"), &payment.News{PaymentID: "a", Result: payment.NotReturned}},
