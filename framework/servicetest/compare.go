@@ -151,6 +151,7 @@ func (s *Service) round(ctx context.Context, next func(of *Service, i int) Reque
 					return fmt.Errorf("servicetest: %w", err)
 				}
 				body, err := io.ReadAll(res.Body)
+				_ = res.Body.Close()
 				if err != nil {
 					return fmt.Errorf("servicetest: %w", err)
 				}

@@ -253,20 +253,20 @@ func curl(op *huma.Operation) (string, error) {
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 func contentOf(content map[string]*huma.MediaType, schemas map[string]*huma.Schema) (*docsContent, error) {
-	for _, name := range slices.Sorted(maps.Keys(content)) {
-		media := content[name]
-		c := &docsContent{Type: typeName(media.Schema)}
-		if media.Schema != nil && media.Schema.Ref != "" {
-			c.Members = membersOf(schemas[media.Schema.Ref[strings.LastIndexByte(media.Schema.Ref, '/')+1:]])
-		}
-		if media.Example == nil {
-			return c, nil
-		}
-		var err error
-		c.Example, err = indent(media.Example)
-		return c, err
+	if len(content) == 0 {
+		return nil, nil
 	}
-	return nil, nil
+	media := content[slices.Min(slices.Collect(maps.Keys(content)))]
+	c := &docsContent{Type: typeName(media.Schema)}
+	if media.Schema != nil && media.Schema.Ref != "" {
+		c.Members = membersOf(schemas[media.Schema.Ref[strings.LastIndexByte(media.Schema.Ref, '/')+1:]])
+	}
+	if media.Example == nil {
+		return c, nil
+	}
+	var err error
+	c.Example, err = indent(media.Example)
+	return c, err
 }
 
 func indent(v any) (string, error) {
