@@ -86,10 +86,11 @@ func (b *books) check() (events int) {
 	return r.Events
 }
 
-// pending returns how many payments are neither captured nor declined.
-func (b *books) pending() (n int) {
+// pending returns how many payments of an order, or of all if it is empty, are under way, or are to go back.
+func (b *books) pending(order string) (n int) {
 	b.t.Helper()
-	err := b.dbs["payments"].QueryRowContext(b.t.Context(), `SELECT COUNT(*) FROM payments WHERE status = 'pending'`).Scan(&n)
+	err := b.dbs["payments"].QueryRowContext(b.t.Context(), `
+		SELECT COUNT(*) FROM payments WHERE (status = 'pending' OR refund = 'due') AND $1 IN ('', order_id)`, order).Scan(&n)
 	if err != nil {
 		b.t.Fatal(err)
 	}

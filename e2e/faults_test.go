@@ -49,8 +49,8 @@ func TestFaults(t *testing.T) {
 	t.Run("books", func(t *testing.T) {
 		b := s.books(t)
 		journey.Eventually(t, "what a crash left pending is settled", func() error {
-			if n := b.pending(); n > 0 {
-				return fmt.Errorf("%d payments are pending", n)
+			if n := b.pending(""); n > 0 {
+				return fmt.Errorf("%d payments are pending, or their money is to go back", n)
 			}
 			return nil
 		})
@@ -88,7 +88,7 @@ func halfPaid(t *testing.T, s *system) {
 	}()
 	b := s.books(t)
 	journey.Eventually(t, "the payment is pending", func() error {
-		if b.pending() == 0 {
+		if b.pending(o.ID) == 0 {
 			return errNotYet
 		}
 		return nil

@@ -160,8 +160,8 @@ func (o *observer) busy() string {
 	if n := o.count("orders", "SELECT COUNT(*) FROM orders WHERE status = 'created'"); n > 0 {
 		return fmt.Sprintf("%d orders are open", n)
 	}
-	if n := o.count("payments", "SELECT COUNT(*) FROM payments WHERE status = 'pending'"); n > 0 {
-		return fmt.Sprintf("%d payments are pending", n)
+	if n := o.count("payments", "SELECT COUNT(*) FROM payments WHERE status = 'pending' OR refund = 'due'"); n > 0 {
+		return fmt.Sprintf("%d payments are pending, or their money is to go back", n)
 	}
 	report, err := admin.Audit(background, o.ledgers, time.Time{})
 	if err != nil {
