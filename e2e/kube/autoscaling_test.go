@@ -2,9 +2,11 @@ package kube
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/turnstile-go/turnstile/e2e/internal/journey"
@@ -61,8 +63,8 @@ func TestAutoscaling(t *testing.T) {
 	t.Logf("%d replicas of orders, and %d were wanted %v after it had come to a stop", before, wanted(), time.Since(begin).Round(100*time.Millisecond))
 
 	journey.Eventually(t, "orders has caught up", func() error {
-		if age, err := a.eventAge(t, "orders"); err != nil || age != "0" {
-			return errNotYet
+		if age, err := a.eventAge(t, "orders"); err != nil || !age.IsZero() {
+			return fmt.Errorf("the age of its events is %v (%w)", age, err)
 		}
 		return nil
 	})
@@ -71,22 +73,24 @@ func TestAutoscaling(t *testing.T) {
 }
 
 // eventAge returns what autoscalers are told about a service.
-func (a *application) eventAge(t *testing.T, service string) (string, error) {
+func (a *application) eventAge(t *testing.T, service string) (*resource.Quantity, error) {
 	t.Helper()
 	text, err := a.API.RESTClient().Get().
 		AbsPath("/apis/external.metrics.k8s.io/v1beta1/namespaces", a.namespace, "turnstile_event_in_flight_age_seconds").
 		Param("labelSelector", "service="+service).DoRaw(t.Context())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	var list struct{ Items []struct{ Value string } }
+	var list struct {
+		Items []struct{ Value resource.Quantity }
+	}
 	if err := json.Unmarshal(text, &list); err != nil {
 		t.Fatal(err)
 	}
 	if len(list.Items) != 1 {
 		t.Fatalf("%d values instead of one: %s", len(list.Items), text)
 	}
-	return list.Items[0].Value, nil
+	return &list.Items[0].Value, nil
 }
 
 // removeAll deletes what was applied, also that which is in no namespace.
