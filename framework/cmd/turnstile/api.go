@@ -22,16 +22,8 @@ import (
 func apiCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "api", Short: "Hold the services' APIs against what their clients were told",
-		// Without these, a command that is written wrong shows the help and has exit code 0.
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("there is no command 'api %s'; 'turnstile api --help' lists those that there are", args[0])
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(apiDiffCommand(), apiWriteCommand())
+	group(c, apiDiffCommand(), apiWriteCommand())
 	return c
 }
 

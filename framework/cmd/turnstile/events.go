@@ -48,20 +48,12 @@ func eventsCommand() *cobra.Command { return (&eventsFlags{now: time.Now}).comma
 func (f *eventsFlags) command() *cobra.Command {
 	c := &cobra.Command{
 		Use: "events", Short: "See what became of events, and mend what holds them up", Long: eventsHelp,
-		// Without these, a command that is written wrong shows the help and has exit code 0.
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("there is no command 'events %s'; 'turnstile events --help' lists those that there are", args[0])
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.PersistentFlags().StringArrayVar(&f.databases, "database", nil, "a service's database; may be repeated")
 	c.PersistentFlags().StringArrayVar(&f.ports, "admin", nil, "a running service's admin port; may be repeated")
 	c.PersistentFlags().StringArrayVar(&f.services, "service", nil, "a service that 'turnstile dev' runs here; may be repeated")
 	c.PersistentFlags().StringVarP(&f.output, "output", "o", "", "json for machines")
-	c.AddCommand(f.listCommand(), f.showCommand(), f.traceCommand(), f.deadCommand(), f.parkedCommand(), f.lagCommand(),
+	group(c, f.listCommand(), f.showCommand(), f.traceCommand(), f.deadCommand(), f.parkedCommand(), f.lagCommand(),
 		f.redriveCommand(), f.skipCommand(), f.replayCommand(), f.auditCommand(), f.brokerStatusCommand())
 	return c
 }

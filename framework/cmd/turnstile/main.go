@@ -118,3 +118,16 @@ func watchParent(gone chan<- struct{}) {
 	}
 	close(gone)
 }
+
+// group makes c a command that does nothing but have others. One that is written wrong is an error: cobra would show the
+// help, with exit code 0.
+func group(c *cobra.Command, others ...*cobra.Command) {
+	c.Args = func(c *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("there is no command '%[1]s %[2]s'; 'turnstile %[1]s --help' lists those that there are", c.Name(), args[0])
+		}
+		return nil
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	c.AddCommand(others...)
+}

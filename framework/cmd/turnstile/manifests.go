@@ -20,16 +20,8 @@ import (
 func manifestsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "manifests", Short: "Hold Kubernetes manifests against what the services say of themselves",
-		// Without these, a command that is written wrong shows the help and has exit code 0.
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("there is no command 'manifests %s'; 'turnstile manifests --help' lists those that there are", args[0])
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(manifestsCheckCommand(), manifestsSecretsCommand())
+	group(c, manifestsCheckCommand(), manifestsSecretsCommand())
 	return c
 }
 
