@@ -61,19 +61,25 @@ func checkout(t *testing.T) (dir, namespace string) {
 	return dir, namespace
 }
 
-// TestSkaffold develops with `skaffold dev` from a clean checkout: the application becomes ready, an edit of a service
-// becomes live and has nothing else rebuilt, and in the end nothing is left in the cluster.
-func TestSkaffold(t *testing.T) {
+// forSkaffold is the application in a checkout, which Skaffold is about to deploy.
+func forSkaffold(t *testing.T) *application {
+	t.Helper()
 	c := connect(t)
 	if os.Getenv("SKAFFOLD_DEFAULT_REPO") == "" {
 		t.Setenv("SKAFFOLD_DEFAULT_REPO", os.Getenv("KO_DOCKER_REPO"))
 	}
 	dir, namespace := checkout(t)
-	a := &application{Cluster: c, namespace: namespace, dir: dir}
+	return &application{Cluster: c, namespace: namespace, dir: dir}
+}
+
+// TestSkaffold develops with `skaffold dev` from a clean checkout: the application becomes ready, an edit of a service
+// becomes live and has nothing else rebuilt, and in the end nothing is left in the cluster.
+func TestSkaffold(t *testing.T) {
+	a := forSkaffold(t)
 
 	var out log
 	cmd := exec.Command("skaffold", "dev", "--auto-build", "--auto-deploy", "--auto-sync", "--tail=false", "--port-forward=off")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, &out
+	cmd.Dir, cmd.Stdout, cmd.Stderr = a.dir, &out, &out
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -100,7 +106,7 @@ func TestSkaffold(t *testing.T) {
 	out.await(t, "Watching for changes", 15*time.Minute, ended)
 	a.awaitReady(t)
 	gateway := a.pods(t, "gateway")[0].Name
-	address, close, err := a.Forward(namespace, gateway, 8080)
+	address, close, err := a.Forward(a.namespace, gateway, 8080)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,16 +147,11 @@ func TestSkaffold(t *testing.T) {
 // TestSkaffoldProduction deploys from a commit with `skaffold run -p production`, and removes it with `skaffold delete`. The
 // images are of that commit, have a bill of materials, and do not run as root.
 func TestSkaffoldProduction(t *testing.T) {
-	c := connect(t)
-	if os.Getenv("SKAFFOLD_DEFAULT_REPO") == "" {
-		t.Setenv("SKAFFOLD_DEFAULT_REPO", os.Getenv("KO_DOCKER_REPO"))
-	}
-	dir, namespace := checkout(t)
-	a := &application{Cluster: c, namespace: namespace, dir: dir}
+	a := forSkaffold(t)
 	defer a.deleteNamespace()
 	run := func(stdin string, command ...string) string {
 		t.Helper()
-		out, err := cluster.Run(t.Context(), dir, stdin, command...)
+		out, err := cluster.Run(t.Context(), a.dir, stdin, command...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,9 +162,9 @@ func TestSkaffoldProduction(t *testing.T) {
 	run("", "git", "-c", "user.name=Test", "-c", "user.email=test@example.com", "commit", "-q", "-m", "What is deployed")
 	commit := strings.TrimSpace(run("", "git", "rev-parse", "--short", "HEAD"))
 
-	run("", "kubectl", "create", "namespace", namespace)
+	run("", "kubectl", "create", "namespace", a.namespace)
 	secrets := run("", "go", "run", "./framework/cmd/turnstile", "manifests", "secrets", "infra/k8s/overlays/production")
-	run(secrets, "kubectl", "--namespace", namespace, "create", "-f", "-")
+	run(secrets, "kubectl", "--namespace", a.namespace, "create", "-f", "-")
 	begin := time.Now()
 	run("", "skaffold", "run", "-p", "production")
 	a.awaitReady(t)
