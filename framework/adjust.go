@@ -14,7 +14,7 @@ import (
 
 // settings is the part of the configuration that may change while the service runs.
 type settings struct {
-	started map[string]string // the environment that the service was started with
+	started map[string]string // what the service was started with, defaults included
 
 	mu       sync.Mutex
 	adjusted map[string]string // what differs from that
@@ -65,7 +65,7 @@ func (s *Service) Adjust(changed map[string]string) error {
 func (s *Service) adjusters() map[string]func(string) error {
 	all := map[string]func(string) error{"LOG_LEVEL": func(value string) error {
 		var level logLevel
-		if err := level.UnmarshalText([]byte(cmp.Or(value, "INFO"))); err != nil {
+		if err := level.UnmarshalText([]byte(value)); err != nil {
 			return err
 		}
 		s.LogLevel.Set(level.Level)

@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -156,6 +157,13 @@ func (p *program) load() (*Service, error) {
 	}
 	if err := config.Load(p.configuration, environ); err != nil {
 		return nil, usageError{fmt.Errorf("%w\n`%s describe` lists all variables", err, p.name)}
+	}
+	variables, err := config.Variables(p.configuration)
+	if err != nil {
+		return nil, fmt.Errorf("configuration of %s: %w", p.name, err)
+	}
+	for _, v := range variables {
+		environ[v.Name] = cmp.Or(environ[v.Name], v.Default)
 	}
 	s := &Service{Name: p.name, Version: version(), Instance: p.process.instance(), Pod: p.process.Pod}
 	s.settings.started = environ

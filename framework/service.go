@@ -95,9 +95,9 @@ type Service struct {
 //	Adjust() map[string]func(value string) error
 //
 // Adjust has the variables of the part that may change while it runs: for each the function that has a value,
-// written as in the environment, take effect, and refuses one that is of no use. Empty means the default. It is
-// called at any time, also before Start, and always has the same variables; the functions are called one at a time: see
-// [Service.Adjust].
+// written as in the environment, take effect, and refuses one that is of no use. Empty is a variable that is not set
+// and has no default. It is called at any time, also before Start, and always has the same variables; the functions
+// are called one at a time: see [Service.Adjust].
 //
 //	Drain(ctx context.Context) error
 //

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -92,7 +91,7 @@ func (s *Server) Adjust() map[string]func(value string) error {
 func adjustRate[K comparable](l *Limiter[K]) func(value string) error {
 	return func(value string) error {
 		var r Rate
-		if err := r.UnmarshalText([]byte(cmp.Or(value, "0"))); err != nil {
+		if err := r.UnmarshalText([]byte(value)); err != nil {
 			return err
 		}
 		l.adjust(func(l *Limiter[K]) { l.rate = r })
@@ -102,7 +101,7 @@ func adjustRate[K comparable](l *Limiter[K]) func(value string) error {
 
 func adjustBurst[K comparable](l *Limiter[K]) func(value string) error {
 	return func(value string) error {
-		burst, err := strconv.ParseUint(cmp.Or(value, "0"), 10, 31)
+		burst, err := strconv.ParseUint(value, 10, 31)
 		if err != nil {
 			return errors.New("want how many requests may be made at once, or 0 for twice the limit")
 		}

@@ -188,7 +188,7 @@ func TestRateLimitIsAdjusted(t *testing.T) {
 			want        int
 		}{
 			{"HTTP_RATE_LIMIT", "5", 10}, {"HTTP_RATE_LIMIT", "0.1", 1}, {"HTTP_RATE_BURST", "7", 7},
-			{"HTTP_RATE_LIMIT", "20", 7}, {"HTTP_RATE_BURST", "", 40}, {"HTTP_RATE_LIMIT", "", 50},
+			{"HTTP_RATE_LIMIT", "20", 7}, {"HTTP_RATE_BURST", "0", 40}, {"HTTP_RATE_LIMIT", "0", 50},
 		} {
 			if err := s.Adjust()[c.name](c.value); err != nil {
 				t.Error(err)

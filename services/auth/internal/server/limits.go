@@ -67,14 +67,11 @@ func (a *Attempts) Run(ctx context.Context) error {
 
 // Adjust says that the limits may change while the service runs.
 func (a *Attempts) Adjust() map[string]func(value string) error {
-	set := func(limit *uint, unset uint) func(string) error {
+	set := func(limit *uint) func(string) error {
 		return func(value string) error {
-			n := uint64(unset)
-			if value != "" {
-				var err error
-				if n, err = strconv.ParseUint(value, 10, 31); err != nil {
-					return errors.New("want a whole number")
-				}
+			n, err := strconv.ParseUint(value, 10, 31)
+			if err != nil {
+				return errors.New("want a whole number")
 			}
 			a.mu.Lock()
 			defer a.mu.Unlock()
@@ -84,7 +81,7 @@ func (a *Attempts) Adjust() map[string]func(value string) error {
 		}
 	}
 	return map[string]func(value string) error{
-		"RATE_LIMIT_ADDRESS": set(&a.limits.Address, 10), "RATE_LIMIT_ADDRESS_BURST": set(&a.limits.AddressBurst, 20),
-		"RATE_LIMIT_CLIENT": set(&a.limits.Client, 600), "RATE_LIMIT_CLIENT_BURST": set(&a.limits.ClientBurst, 300),
+		"RATE_LIMIT_ADDRESS": set(&a.limits.Address), "RATE_LIMIT_ADDRESS_BURST": set(&a.limits.AddressBurst),
+		"RATE_LIMIT_CLIENT": set(&a.limits.Client), "RATE_LIMIT_CLIENT_BURST": set(&a.limits.ClientBurst),
 	}
 }
