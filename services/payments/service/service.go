@@ -66,6 +66,9 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 		return fmt.Errorf("PAYMENT_PROVIDER is %q: it must be sandbox or stripe", cfg.Provider)
 	}
 	srv := server.New(db, outbox, provider, cfg.ProviderTimeout, s.Log)
+	if err := srv.Measure(s.Meter); err != nil {
+		return err
+	}
 	srv.Listen(listener)
 	srv.Routes(api.API())
 	if account != nil {

@@ -191,6 +191,15 @@ func TestLateAnswer(t *testing.T) {
 		if all := h.list("buyer", ""); len(all) != 1 || all[0].Status != "pending" {
 			t.Errorf("payments: %+v", all)
 		}
+		metrics := string(h.Want(http.StatusOK, nil, "", "GET", h.AdminURLs[0]+"/metrics", nil).Body)
+		for _, line := range []string{
+			`turnstile_payments_unsettled{state="pending"} 1`, `turnstile_payments_unsettled{state="refund"} 0`,
+			`turnstile_payments_unsettled_age_seconds{state="pending"} `, `turnstile_payments_unsettled_age_seconds{state="refund"} 0`,
+		} {
+			if !strings.Contains(metrics, "\n"+line) {
+				t.Errorf("/metrics has no %s: %s", line, metrics)
+			}
+		}
 	})
 }
 

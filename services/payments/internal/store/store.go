@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/services/payments/internal/payment"
 )
@@ -162,6 +164,38 @@ func Unsettled(ctx context.Context, q database.Querier, at time.Time) ([]payment
 		return nil, fmt.Errorf("list unsettled payments: %w", err)
 	}
 	return all, nil
+}
+
+// Backlog is how many payments wait for the provider, and when the oldest of them
+// was begun.
+type Backlog struct {
+	Payments int64
+	Oldest   time.Time
+}
+
+// Backlogs counts the payments that are not settled: those that are pending, and
+// those whose money is to go back.
+func Backlogs(ctx context.Context, q database.Querier) (pending, refund Backlog, err error) {
+	_, err = database.QueryAll(ctx, q, func(row database.Row) (b Backlog, err error) {
+		var isPending bool
+		var oldest uuid.UUID // its version has the time
+		if err := row.Scan(&isPending, &b.Payments, &oldest); err != nil {
+			return b, err
+		}
+		b.Oldest = time.Unix(oldest.Time().UnixTime())
+		if isPending {
+			pending = b
+		} else {
+			refund = b
+		}
+		return b, nil
+	}, `
+		SELECT status = 'pending', COUNT(*), MIN(id) FROM payments
+		WHERE status = 'pending' OR refund = 'due' GROUP BY status = 'pending'`)
+	if err != nil {
+		return Backlog{}, Backlog{}, fmt.Errorf("count unsettled payments: %w", err)
+	}
+	return pending, refund, nil
 }
 
 // Claim notes that somebody asks the provider about an unsettled payment until
