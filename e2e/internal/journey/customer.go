@@ -49,14 +49,7 @@ func Business(t *testing.T, s Site, middle func()) {
 // the order is complete and the ticket theirs.
 func Purchase(t *testing.T, s Site) {
 	t.Helper()
-	seller, buyer := &customer{s.Person(t)}, &customer{s.Person(t)}
-	seller.enter()
-	buyer.enter()
-	offered := seller.offer("A ticket to be sold in any weather")
-	o, ok := buyer.reserve(offered)
-	if !ok {
-		return
-	}
+	buyer, offered, o := deal(t, s)
 	buyer.settle(o, "tok_visa")
 	buyer.AwaitOrder(o, "complete")
 	buyer.AwaitTicket(offered.ID, o.ID)
@@ -66,14 +59,7 @@ func Purchase(t *testing.T, s Site) {
 // before its time.
 func Expire(t *testing.T, s Site, then func()) {
 	t.Helper()
-	seller, buyer := &customer{s.Person(t)}, &customer{s.Person(t)}
-	seller.enter()
-	buyer.enter()
-	offered := seller.offer("A ticket that nobody pays for")
-	o, ok := buyer.reserve(offered)
-	if !ok {
-		t.Fatal("the ticket was not to be had")
-	}
+	buyer, offered, o := deal(t, s)
 	buyer.AwaitTicket(offered.ID, o.ID)
 	then()
 	o = buyer.AwaitOrder(o, "cancelled")
@@ -86,13 +72,28 @@ func Expire(t *testing.T, s Site, then func()) {
 	}
 }
 
+// deal has somebody order a ticket that somebody else offers.
+func deal(t *testing.T, s Site) (buyer *customer, offered Ticket, o Order) {
+	t.Helper()
+	seller, buyer := &customer{s.Person(t)}, &customer{s.Person(t)}
+	seller.enter()
+	buyer.enter()
+	offered = seller.offer("A ticket to be sold in any weather")
+	o, ok := buyer.reserve(offered)
+	if !ok {
+		t.Fatal("the ticket was not to be had")
+	}
+	return buyer, offered, o
+}
+
 // customer is a person who tries again when something breaks, and finds out then whether it had worked after all.
 type customer struct{ *Person }
 
-// insist calls the service until it has an answer that is final: 2xx, or one of the statuses.
+// insist calls the service until it has an answer that is final: 2xx, or one of the statuses. The pauses grow, and are as
+// long as the service says to somebody who asks too often.
 func (c *customer) insist(out any, method, path string, in any, statuses ...int) (status int) {
 	deadline := time.Now().Add(Patience)
-	for {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		status, err := c.Call(out, method, path, in)
 		if err == nil {
 			return status
@@ -102,11 +103,16 @@ func (c *customer) insist(out any, method, path string, in any, statuses ...int)
 				return status
 			}
 		}
-		if time.Now().After(deadline) || status >= 400 && status < 500 {
+		if status == http.StatusTooManyRequests {
+			pause = max(pause, retryAfter(err))
+		} else if status >= 400 && status < 500 {
+			deadline = time.Time{}
+		}
+		if time.Now().Add(pause).After(deadline) {
 			c.t.Errorf("%v", err)
 			return status
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(pause)
 	}
 }
 
@@ -130,6 +136,9 @@ func (c *customer) reserve(offered Ticket) (o Order, ok bool) {
 		switch c.insist(&o, http.MethodPost, "/api/orders", map[string]any{"ticketId": offered.ID}, http.StatusNotFound, http.StatusConflict) {
 		case http.StatusCreated:
 			return o, true
+		default: // it was complained of
+			return Order{}, false
+		case http.StatusNotFound:
 		case http.StatusConflict: // nobody else wants it, so it is us who got it
 			var mine []Order
 			c.insist(&mine, http.MethodGet, "/api/orders", nil)

@@ -14,6 +14,7 @@ import (
 	"net/http/cookiejar"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -124,8 +125,9 @@ func (p *Person) Credentials() map[string]string {
 
 // refusal is an answer that is no success.
 type refusal struct {
-	status int
-	text   string
+	status     int
+	text       string
+	retryAfter string // seconds, as the header has them
 }
 
 func (r *refusal) Error() string { return fmt.Sprintf("%d %s", r.status, r.text) }
@@ -134,6 +136,16 @@ func (r *refusal) Error() string { return fmt.Sprintf("%d %s", r.status, r.text)
 func says(err error) int {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.status
+	}
+	return 0
+}
+
+// retryAfter returns when, as the answer that err is says, it is worth trying again.
+func retryAfter(err error) time.Duration {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		if seconds, err := strconv.Atoi(r.retryAfter); err == nil {
+			return time.Duration(seconds) * time.Second
+		}
 	}
 	return 0
 }
@@ -165,7 +177,7 @@ func (p *Person) Call(out any, method, path string, in any) (status int, err err
 		return 0, err
 	}
 	if response.StatusCode >= 300 {
-		return response.StatusCode, fmt.Errorf("%s %s: %w", method, path, &refusal{response.StatusCode, string(text)})
+		return response.StatusCode, fmt.Errorf("%s %s: %w", method, path, &refusal{response.StatusCode, string(text), response.Header.Get("Retry-After")})
 	}
 	if out != nil {
 		if err := json.Unmarshal(text, out); err != nil {
