@@ -217,6 +217,9 @@ func TestStrangersDoNotHarmTelemetry(t *testing.T) {
 	if !strings.Contains(metrics, "http_server_request_duration") || strings.Contains(metrics, "made-up") || strings.Contains(metrics, "server_port") {
 		t.Errorf("/metrics has what a client asked for: %s", metrics)
 	}
+	if strings.Contains(metrics, "body_size") {
+		t.Errorf("/metrics has how long bodies are, which nobody asked for: %s", metrics)
+	}
 	running.signal()
 	if err := running.ended(); err != nil {
 		t.Error(err)

@@ -22,7 +22,7 @@ type api struct {
 	huma.API
 	server  *Server
 	problem *huma.Schema
-	bodies  map[string]reflect.Type // by method and path; nil where the handler takes the bytes
+	bodies  map[*huma.Operation]reflect.Type // of operations that take one; nil where the handler takes the bytes
 }
 
 func newAPI(s *Server, e *echo.Echo) *api {
@@ -33,7 +33,7 @@ func newAPI(s *Server, e *echo.Echo) *api {
 		Servers: []*huma.Server{{URL: "/", Description: "Where this document comes from"}},
 	}}
 	config.AllowAdditionalPropertiesByDefault = true
-	a := &api{API: humaecho.New(e, config), server: s, bodies: map[string]reflect.Type{}}
+	a := &api{API: humaecho.New(e, config), server: s, bodies: map[*huma.Operation]reflect.Type{}}
 	a.problem = a.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")
 	a.UseMiddleware(a.admit)
 	return a
@@ -55,7 +55,7 @@ func (a *api) admit(ctx huma.Context, next func(huma.Context)) {
 	}
 	var body []byte
 	var p *Problem
-	if t, ok := a.bodies[key(op)]; ok {
+	if t, ok := a.bodies[op]; ok {
 		if body, p = readBody(c.Response(), c.Request(), a.server.cfg.BodyLimit); p == nil && t != nil {
 			p = checkBody(body, t)
 		}
@@ -140,12 +140,12 @@ func fieldsOf(details []*huma.ErrorDetail) []Field {
 var useProblems = sync.OnceFunc(func() {
 	before := huma.NewErrorWithContext
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
-		s, ok := ctx.Context().Value(serverKey{}).(*Server)
-		if !ok {
+		x := exchangeOf(ctx.Context())
+		if x == nil {
 			return before(ctx, status, msg, errs...)
 		}
 		if status == http.StatusInternalServerError && len(errs) > 0 {
-			return s.problem(ctx.Context(), errs[0])
+			return x.server.problem(ctx.Context(), errs[0])
 		}
 		var details []*huma.ErrorDetail
 		for _, err := range errs {

@@ -14,12 +14,12 @@ type Client struct {
 	TLS  bool       // the client speaks TLS, to us or to a trusted proxy
 }
 
-type clientKey struct{}
-
-// ClientFrom returns the client of the request that ctx belongs to.
+// ClientFrom returns the client of the request that ctx belongs to, the zero Client if it belongs to none.
 func ClientFrom(ctx context.Context) Client {
-	c, _ := ctx.Value(clientKey{}).(Client)
-	return c
+	if x := exchangeOf(ctx); x != nil {
+		return x.client
+	}
+	return Client{}
 }
 
 func (s *Server) client(r *http.Request) Client {

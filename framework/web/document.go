@@ -67,7 +67,7 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 		panic("web: operation " + op.OperationID + " requires a session: call Authenticate before registering it")
 	}
 	if op.RequestBody != nil {
-		a.bodies[key(op)] = a.bodyType(op)
+		a.bodies[op] = a.bodyType(op)
 		op.SkipValidateBody = true
 		op.MaxBodyBytes = -1 // limited before
 		op.BodyReadTimeout = 0
@@ -105,8 +105,6 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 	a.OpenAPI().AddOperation(op)
 }
 
-func key(op *huma.Operation) string { return op.Method + " " + op.Path }
-
 // bodyType is nil for an operation that takes the bytes of the JSON, because somebody has signed them, for example.
 func (a *api) bodyType(op *huma.Operation) reflect.Type {
 	if media := op.RequestBody.Content["application/json"]; media != nil && media.Schema != nil {
@@ -137,7 +135,7 @@ func (a *api) problemsOf(op *huma.Operation) []*Problem {
 	if auth != nil && op.Method != http.MethodGet {
 		problems = append(problems, OtherOrigin())
 	}
-	if t, ok := a.bodies[key(op)]; ok {
+	if t, ok := a.bodies[op]; ok {
 		problems = append(problems, tooSlow(), tooLarge(), notJSON())
 		if t != nil {
 			problems = append(problems, checkBody([]byte("{"), t), cmp.Or(checkBody([]byte("{}"), t), checkBody(nil, t)))

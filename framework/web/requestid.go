@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -14,16 +15,16 @@ import (
 
 const requestID = "X-Request-Id"
 
-// identified gives r the id that the client has sent, or else a new one: it is in the answer, in the trace, and in all that
-// is logged meanwhile.
-func identified(w http.ResponseWriter, r *http.Request) *http.Request {
+// identified returns the context for r, made of ctx, with the id that the client has sent, or else a new one: it is in the
+// answer, in the trace, and in all that is logged meanwhile.
+func identified(ctx context.Context, w http.ResponseWriter, r *http.Request) context.Context {
 	id := r.Header.Get(requestID)
 	if !isRequestID(id) {
 		id = uuid.NewString()
 	}
 	w.Header().Set(requestID, id)
-	trace.SpanFromContext(r.Context()).SetAttributes(attribute.StringSlice("http.response.header.x-request-id", []string{id}))
-	return r.WithContext(logs.With(r.Context(), slog.String("request_id", id)))
+	trace.SpanFromContext(ctx).SetAttributes(attribute.StringSlice("http.response.header.x-request-id", []string{id}))
+	return logs.With(ctx, slog.String("request_id", id))
 }
 
 // isRequestID reports whether id is taken over from a client: nothing is that means something to a shell, a page or a terminal.

@@ -45,8 +45,8 @@ func route(next echo.HandlerFunc) echo.HandlerFunc {
 			if labeler, ok := otelhttp.LabelerFromContext(ctx); ok {
 				labeler.Add(attr)
 			}
-			if rec, ok := ctx.Value(recorderKey{}).(*recorder); ok {
-				rec.route = path
+			if x := exchangeOf(ctx); x != nil {
+				x.route = path
 			}
 		}
 		if allow, known := c.Get(echo.ContextKeyHeaderAllow).(string); known {

@@ -51,8 +51,6 @@ type operation struct {
 	Session bool   `json:"session"`
 }
 
-type serverKey struct{}
-
 // NewServer returns a server of the API with the given name, the noun of its paths: /api/<name>. It does no I/O. A nil log,
 // tracer or meter discards.
 func NewServer(name string, cfg Config, log *slog.Logger, tracer trace.TracerProvider, meter metric.MeterProvider) *Server {

@@ -108,9 +108,11 @@ func (t *Telemetry) measureTo(ctx context.Context, c Config, res *resource.Resou
 		return fmt.Errorf("prometheus exporter: %w", err)
 	}
 	// The address that a client asks for is whatever it writes there: each would be a time series more.
-	asked := sdkmetric.NewView(sdkmetric.Instrument{Name: "http.server.*"},
+	asked := sdkmetric.NewView(sdkmetric.Instrument{Name: "http.server.request.duration"},
 		sdkmetric.Stream{AttributeFilter: attribute.NewDenyKeysFilter("server.address", "server.port")})
-	options := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(scraped), sdkmetric.WithView(asked)}
+	// How long bodies are costs every request more than it tells.
+	sizes := sdkmetric.NewView(sdkmetric.Instrument{Name: "http.server.*.body.size"}, sdkmetric.Stream{Aggregation: sdkmetric.AggregationDrop{}})
+	options := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(scraped), sdkmetric.WithView(asked, sizes)}
 	if c.TracesURL == "" {
 		options = append(options, sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter))
 	}

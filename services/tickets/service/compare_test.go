@@ -46,23 +46,26 @@ func compare(b *testing.B, database func(testing.TB) servicetest.Database) {
 		}
 	}
 	edits := 0
-	for name, next := range map[string]func(of *servicetest.Service, i int) servicetest.Request{
-		"create": func(*servicetest.Service, int) servicetest.Request {
-			return servicetest.Request{User: "ada", Method: "POST", Path: "/api/tickets", Body: `{"title":"Opera","price":19.99}`, Status: 201}
-		},
-		"edit": func(of *servicetest.Service, i int) servicetest.Request {
+	for _, operation := range []struct {
+		name string
+		next func(of *servicetest.Service, i int) servicetest.Request
+	}{
+		{"get", func(of *servicetest.Service, i int) servicetest.Request {
+			return servicetest.Request{Method: "GET", Path: "/api/tickets/" + ids[of][i%n], Status: 200}
+		}},
+		{"list", func(*servicetest.Service, int) servicetest.Request {
+			return servicetest.Request{Method: "GET", Path: "/api/tickets", Status: 200}
+		}},
+		{"edit", func(of *servicetest.Service, i int) servicetest.Request {
 			edits++ // every one changes something
 			return servicetest.Request{User: "ada", Method: "PUT", Path: "/api/tickets/" + ids[of][i%n],
 				Body: fmt.Sprintf(`{"title":"Opera %d","price":19.99}`, edits), Status: 200}
-		},
-		"get": func(of *servicetest.Service, i int) servicetest.Request {
-			return servicetest.Request{Method: "GET", Path: "/api/tickets/" + ids[of][i%n], Status: 200}
-		},
-		"list": func(*servicetest.Service, int) servicetest.Request {
-			return servicetest.Request{Method: "GET", Path: "/api/tickets", Status: 200}
-		},
+		}},
+		{"create", func(*servicetest.Service, int) servicetest.Request { // last: PostgreSQL knows nothing of so many new rows
+			return servicetest.Request{User: "ada", Method: "POST", Path: "/api/tickets", Body: `{"title":"Opera","price":19.99}`, Status: 201}
+		}},
 	} {
-		b.Run(name, func(b *testing.B) { servicetest.Compare(b, whole, bare, nil, next) })
+		b.Run(operation.name, func(b *testing.B) { servicetest.Compare(b, whole, bare, nil, operation.next) })
 	}
 }
 
