@@ -78,7 +78,8 @@ func TestSkaffold(t *testing.T) {
 	a := forSkaffold(t)
 
 	var out log
-	cmd := exec.Command("skaffold", "dev", "--auto-build", "--auto-deploy", "--auto-sync", "--tail=false", "--port-forward=off")
+	cmd := exec.Command("skaffold", "dev", "--auto-build", "--auto-deploy", "--auto-sync", "--tail=false", "--port-forward=off",
+		"--watch-poll-interval=100")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = a.dir, &out, &out
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
