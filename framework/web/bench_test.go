@@ -27,7 +27,7 @@ func BenchmarkRequest(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer t.Shutdown(context.Background()) //nolint:errcheck // it sends nothing
+	defer t.Shutdown(context.Background())
 	s := web.NewServer("hats", web.Config{}, slog.New(slog.DiscardHandler), t.Tracer, t.Meter)
 	type input struct {
 		ID string `path:"id"`

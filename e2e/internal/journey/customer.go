@@ -136,8 +136,6 @@ func (c *customer) reserve(offered Ticket) (o Order, ok bool) {
 		switch c.insist(&o, http.MethodPost, "/api/orders", map[string]any{"ticketId": offered.ID}, http.StatusNotFound, http.StatusConflict) {
 		case http.StatusCreated:
 			return o, true
-		default: // it was complained of
-			return Order{}, false
 		case http.StatusNotFound:
 		case http.StatusConflict: // nobody else wants it, so it is us who got it
 			var mine []Order
@@ -147,6 +145,8 @@ func (c *customer) reserve(offered Ticket) (o Order, ok bool) {
 					return o, true
 				}
 			}
+		default: // it was complained of
+			return Order{}, false
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
