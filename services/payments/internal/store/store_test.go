@@ -171,6 +171,38 @@ func change(t *testing.T, db *database.DB, id string) (now payment.Payment, chan
 	return now, changed, err
 }
 
+// TestBacklogs counts what waits for the provider, and knows since when.
+func TestBacklogs(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, db *database.DB) {
+		id := func(at time.Time) string { // as services make them: UUIDs of version 7
+			return fmt.Sprintf("%08x-%04x-7000-8000-000000000000", at.UnixMilli()>>16, at.UnixMilli()&0xffff)
+		}
+		begun := time.UnixMilli(1_700_000_000_123)
+		inTx(t, db, func(tx *database.Tx) error {
+			return errors.Join(
+				store.Insert(t.Context(), tx, newPayment(id(begun), "o1").Capture("ch1"), begun),
+				store.Insert(t.Context(), tx, newPayment(id(begun.Add(time.Hour)), "o2"), begun),
+				store.Insert(t.Context(), tx, newPayment(id(begun.Add(time.Minute)), "o3"), begun),
+				store.Insert(t.Context(), tx, newPayment(id(begun.Add(time.Second)), "o4").Decline("why"), begun),
+			)
+		})
+		expect := func(pending, refund store.Backlog) {
+			t.Helper()
+			p, r, err := store.Backlogs(t.Context(), db)
+			if p.Payments != pending.Payments || !p.Oldest.Equal(pending.Oldest) ||
+				r.Payments != refund.Payments || !r.Oldest.Equal(refund.Oldest) || err != nil {
+				t.Errorf("pending %v, to go back %v, %v; want %v and %v", p, r, err, pending, refund)
+			}
+		}
+		pending := store.Backlog{Payments: 2, Oldest: begun.Add(time.Minute)}
+		expect(pending, store.Backlog{})
+		if _, _, err := change(t, db, id(begun)); err != nil {
+			t.Fatal(err)
+		}
+		expect(pending, store.Backlog{Payments: 1, Oldest: begun})
+	}, store.Migrations())
+}
+
 // TestUpgrade: money that was kept for cancelled orders, when nobody gave any
 // back, is due.
 func TestUpgrade(t *testing.T) {
