@@ -404,9 +404,11 @@ func sessions() []rule {
 			c.want(http.StatusOK, nil, m, http.MethodPost, signOut, nil)
 			for _, by := range []option{as, header("Cookie", m.cookie.Name+"="+m.cookie.Value)} { // which may come to two processes
 				c.soon("the session is revoked", func() error {
-					if a := c.send(c.nobody, http.MethodGet, path, nil, by); a.status != http.StatusUnauthorized {
+					a := c.send(c.nobody, http.MethodGet, path, nil, by)
+					if a.status != http.StatusUnauthorized {
 						return fmt.Errorf("%v; want 401", a)
 					}
+					c.problem(a)
 					return nil
 				})
 			}

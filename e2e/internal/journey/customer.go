@@ -103,12 +103,11 @@ func (c *customer) insist(out any, method, path string, in any, statuses ...int)
 				return status
 			}
 		}
-		if status == http.StatusTooManyRequests {
+		wait := status == http.StatusTooManyRequests
+		if wait {
 			pause = max(pause, retryAfter(err))
-		} else if status >= 400 && status < 500 {
-			deadline = time.Time{}
 		}
-		if time.Now().Add(pause).After(deadline) {
+		if refused := status >= 400 && status < 500 && !wait; refused || time.Now().Add(pause).After(deadline) {
 			c.t.Errorf("%v", err)
 			return status
 		}

@@ -46,34 +46,45 @@ func signOut(t *testing.T, s Site) {
 		user.Want(http.StatusOK, nil, http.MethodPost, "/api/users/signout", nil)
 		user.Want(http.StatusUnauthorized, nil, http.MethodGet, "/api/tickets/mine", nil)
 	}
-	const whose = "/api/users/currentuser" // which is answered to everybody
-	for _, page := range append(pages, whose) {
-		refused := 0 // in a row: there may be several processes, which learn of it one after the other
-		Eventually(t, page+" knows that the session was signed out", func() error {
-			var me struct{ CurrentUser *struct{ ID string } }
-			out := any(nil)
-			if page == whose {
-				out = &me
+	for _, page := range pages {
+		awaitEverywhere(t, page+" is refused to a session that was signed out", func() (bool, error) {
+			status, err := thief.Call(nil, http.MethodGet, page, nil)
+			if status == http.StatusUnauthorized || status == http.StatusOK {
+				err = nil
 			}
-			status, err := thief.Call(out, http.MethodGet, page, nil)
-			switch {
-			case status == http.StatusUnauthorized, page == whose && status == http.StatusOK && me.CurrentUser == nil:
-				refused++
-			case status == http.StatusOK:
-				refused = 0
-			default:
-				return err
-			}
-			if refused < 20 {
-				return errNotYet
-			}
-			return nil
+			return status == http.StatusUnauthorized, err
 		})
 	}
+	awaitEverywhere(t, "auth takes the session for nobody's", func() (bool, error) {
+		var me struct{ CurrentUser *struct{ ID string } }
+		_, err := thief.Call(&me, http.MethodGet, "/api/users/currentuser", nil)
+		return me.CurrentUser == nil, err
+	})
 	thief.Want(http.StatusUnauthorized, nil, http.MethodDelete, "/api/tickets/"+mine.ID, nil)
 	others.Want(http.StatusOK, nil, http.MethodGet, "/api/tickets/mine", nil)
 	user.Want(http.StatusOK, nil, http.MethodPost, "/api/users/signin", user.Credentials())
 	user.Want(http.StatusOK, nil, http.MethodGet, "/api/tickets/mine", nil)
+}
+
+// awaitEverywhere waits until something holds twenty times in a row: there may be several processes, which learn of it one
+// after the other.
+func awaitEverywhere(t *testing.T, what string, holds func() (bool, error)) {
+	t.Helper()
+	row := 0
+	Eventually(t, what, func() error {
+		yes, err := holds()
+		if err != nil {
+			return err
+		}
+		row++
+		if !yes {
+			row = 0
+		}
+		if row < 20 {
+			return errNotYet
+		}
+		return nil
+	})
 }
 
 func sellTicket(t *testing.T, s Site) {

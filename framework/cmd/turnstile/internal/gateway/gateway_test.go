@@ -98,8 +98,9 @@ func TestRoutes(t *testing.T) {
 	} {
 		response, text := request(t, http.MethodPost, s.URL+path, "body")
 		if want == "" {
-			if response.StatusCode != http.StatusNotFound || !strings.Contains(text, "No service serves") {
-				t.Errorf("%s: %d %s, want 404", path, response.StatusCode, text)
+			media := response.Header.Get("Content-Type")
+			if response.StatusCode != http.StatusNotFound || media != "application/problem+json" || !strings.Contains(text, "No service serves") {
+				t.Errorf("%s: %d %s %s, want 404 as a problem", path, response.StatusCode, media, text)
 			}
 		} else if got := want + " POST " + path + " body"; text != got {
 			t.Errorf("%s: %q, want %q", path, text, got)
