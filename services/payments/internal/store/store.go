@@ -167,7 +167,7 @@ func Unsettled(ctx context.Context, q database.Querier, at time.Time) ([]payment
 }
 
 // Backlog is how many payments wait for the provider, and when the oldest of them
-// was begun.
+// was begun; zero if there is none.
 type Backlog struct {
 	Payments int64
 	Oldest   time.Time
@@ -176,26 +176,25 @@ type Backlog struct {
 // Backlogs counts the payments that are not settled: those that are pending, and
 // those whose money is to go back.
 func Backlogs(ctx context.Context, q database.Querier) (pending, refund Backlog, err error) {
-	_, err = database.QueryAll(ctx, q, func(row database.Row) (b Backlog, err error) {
-		var isPending bool
-		var oldest uuid.UUID // its version has the time
-		if err := row.Scan(&isPending, &b.Payments, &oldest); err != nil {
-			return b, err
-		}
-		b.Oldest = time.Unix(oldest.Time().UnixTime())
-		if isPending {
-			pending = b
-		} else {
-			refund = b
-		}
-		return b, nil
-	}, `
-		SELECT status = 'pending', COUNT(*), MIN(id) FROM payments
-		WHERE status = 'pending' OR refund = 'due' GROUP BY status = 'pending'`)
+	var oldestPending, oldestRefund uuid.NullUUID
+	err = q.QueryRowContext(ctx, `
+		SELECT COUNT(*) FILTER (WHERE status = 'pending'), MIN(id) FILTER (WHERE status = 'pending'),
+			COUNT(*) FILTER (WHERE status <> 'pending'), MIN(id) FILTER (WHERE status <> 'pending')
+		FROM payments WHERE status = 'pending' OR refund = 'due'`).
+		Scan(&pending.Payments, &oldestPending, &refund.Payments, &oldestRefund)
 	if err != nil {
 		return Backlog{}, Backlog{}, fmt.Errorf("count unsettled payments: %w", err)
 	}
+	pending.Oldest, refund.Oldest = begun(oldestPending), begun(oldestRefund)
 	return pending, refund, nil
+}
+
+// begun is the time that a payment's id has in it.
+func begun(id uuid.NullUUID) time.Time {
+	if !id.Valid {
+		return time.Time{}
+	}
+	return time.Unix(id.UUID.Time().UnixTime())
 }
 
 // Claim notes that somebody asks the provider about an unsettled payment until
