@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/turnstile-go/turnstile/framework/internal/adminport"
 )
 
 const lastGrace = time.Second / 2 // for the other parts, once DRAIN_TIMEOUT has passed
@@ -16,10 +18,11 @@ const lastGrace = time.Second / 2 // for the other parts, once DRAIN_TIMEOUT has
 // lifecycle is one run of a service.
 type lifecycle struct {
 	*program
-	service *Service
-	health  *health
-	admin   *admin
-	began   time.Time
+	service   *Service
+	health    *health
+	admin     *adminport.Server
+	adminAddr string // where it can be reached from this machine
+	began     time.Time
 }
 
 // listen opens the admin server, before anything that may take time.
@@ -34,14 +37,15 @@ func (l *lifecycle) listen(ctx context.Context, metrics http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("admin server (ADMIN_ADDR): %w", err)
 	}
-	l.admin = serveAdmin(listener, l.health, metrics, describe, l.service.Log)
+	l.adminAddr = dialable(listener.Addr().String())
+	l.admin = adminport.Serve(listener, adminPages(l.health, metrics, describe), l.service.Log.With("part", "admin"))
 	return nil
 }
 
 // run starts the parts, waits for a reason to stop, and stops them. Stop is done when the service is to
 // drain; life outlasts that.
 func (l *lifecycle) run(stop, life context.Context) error {
-	defer l.admin.close()
+	defer l.admin.Close()
 	defer l.abandon(life)
 	log := l.service.Log
 

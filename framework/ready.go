@@ -62,15 +62,15 @@ func (l *lifecycle) announce(ctx context.Context) {
 			attrs = append(attrs, p.name, addresses[p.name])
 		}
 	}
-	attrs = append(attrs, "admin", l.admin.addr, "after", time.Since(l.began))
+	attrs = append(attrs, "admin", l.adminAddr, "after", time.Since(l.began))
 	if l.process.ReadyFile != "" {
-		if err := writeReadyFile(l.process.ReadyFile, l.service.Name, l.admin.addr, addresses); err != nil {
+		if err := writeReadyFile(l.process.ReadyFile, l.service.Name, l.adminAddr, addresses); err != nil {
 			log.ErrorContext(ctx, "READY_FILE is not written", "error", err)
 		}
 	}
 	log.InfoContext(ctx, "service ready", attrs...)
 	if l.options.Ready != nil {
-		addresses["admin"] = l.admin.addr
+		addresses["admin"] = l.adminAddr
 		l.options.Ready(addresses)
 	}
 }

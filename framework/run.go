@@ -26,7 +26,7 @@ func (p *program) serve(ctx context.Context) (err error) {
 		l.abandon(ctx)
 		return errors.Join(err, flush(ctx, t))
 	}
-	s.Log.InfoContext(ctx, "service starting", "admin", l.admin.addr, "version", s.Version)
+	s.Log.InfoContext(ctx, "service starting", "admin", l.adminAddr, "version", s.Version)
 	err = supervise(ctx, p.options.Signals, l.run)
 	if errors.As(err, new(killedError)) {
 		s.Log.ErrorContext(ctx, "exit without draining", "reason", err)

@@ -17,6 +17,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/process"
 	"github.com/turnstile-go/turnstile/framework/event/jetstream/jetstreamserver"
 	"github.com/turnstile-go/turnstile/framework/event/stan/stanserver"
+	"github.com/turnstile-go/turnstile/framework/internal/adminport"
 )
 
 const (
@@ -128,11 +129,11 @@ func (o brokerOptions) start() (broker, error) {
 func runBroker(ctx context.Context, o brokerOptions) error {
 	var probes brokerProbes
 	if o.admin != "" {
-		end, err := probes.serve(o.admin, o.log)
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.admin)
 		if err != nil {
-			return err
+			return fmt.Errorf("listen for probes (--admin): %w", err)
 		}
-		defer end()
+		defer adminport.Serve(listener, probes.pages(), o.log).Close()
 	}
 	server, err := startBroker(ctx, o)
 	if server == nil {

@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/turnstile-go/turnstile/framework/internal/adminport"
 )
 
 // readyPatience is for a server's answer to how it is.
@@ -68,29 +66,6 @@ func (p *brokerProbes) startup(ctx context.Context) error {
 	return p.ready(ctx)
 }
 
-// serve answers at addr until end.
-func (p *brokerProbes) serve(addr string, log *slog.Logger) (end func(), err error) {
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen for probes (--admin): %w", err)
-	}
-	server := &http.Server{
-		Handler: p.pages(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("probes are not answered any more", "error", err)
-		}
-	}()
-	return func() {
-		_ = server.Close() // the listener's error helps nobody now
-		<-done
-	}, nil
-}
-
 func (p *brokerProbes) pages() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", p.answer("alive", func(context.Context) error { return nil }))
@@ -115,18 +90,16 @@ func (p *brokerProbes) role() string {
 
 func (p *brokerProbes) answer(fine string, check func(context.Context) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		body := map[string]string{"status": fine}
+		status, body := http.StatusOK, map[string]string{"status": fine}
 		if fine == "ready" { // to be alive depends on nothing
 			if role := p.role(); role != "" {
 				body["role"] = role
 			}
 		}
 		if err := check(r.Context()); err != nil {
-			w.WriteHeader(http.StatusServiceUnavailable)
+			status = http.StatusServiceUnavailable
 			body["status"], body["error"] = "not "+fine, err.Error()
 		}
-		_ = json.NewEncoder(w).Encode(body) // the client may have gone
+		adminport.Respond(w, status, body)
 	}
 }
