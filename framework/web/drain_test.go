@@ -104,10 +104,13 @@ func TestNoRequestFailsInADrain(t *testing.T) {
 			done := make(chan struct{})
 			for range 30 {
 				clients.Go(func() {
-					transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-						connections.Add(1)
-						return new(net.Dialer).DialContext(ctx, network, addr)
-					}}
+					transport := &http.Transport{
+						DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+							connections.Add(1)
+							return new(net.Dialer).DialContext(ctx, network, addr)
+						},
+						IdleConnTimeout: 250 * time.Millisecond, // as of proxies, shorter than the server's: this machine may be slow
+					}
 					defer transport.CloseIdleConnections()
 					client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
 					for {
