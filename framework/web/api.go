@@ -56,7 +56,7 @@ func (a *api) admit(ctx huma.Context, next func(huma.Context)) {
 	var body []byte
 	var p *Problem
 	if t, ok := a.bodies[op]; ok {
-		if body, p = readBody(c.Response(), c.Request(), a.server.cfg.BodyLimit); p == nil && t != nil {
+		if body, p = a.server.readBody(c.Response(), c.Request()); p == nil && t != nil {
 			p = checkBody(body, t)
 		}
 		ctx = checkedContext{ctx, body}

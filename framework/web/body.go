@@ -27,8 +27,9 @@ var encoding = json.JoinOptions(
 	})),
 )
 
-// readBody returns r's body, which must be JSON of at most limit bytes.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *Problem) {
+// readBody returns r's body, which must be JSON of at most HTTP_BODY_LIMIT bytes.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem) {
+	limit := s.cfg.BodyLimit
 	if !isJSON(r.Header) {
 		return nil, notJSON()
 	}
@@ -45,6 +46,8 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *Pro
 		return nil, tooLarge()
 	case errors.As(err, &network) && network.Timeout():
 		return nil, tooSlow()
+	case s.ending.Load():
+		return nil, away() // the connection was shut under it
 	default:
 		return nil, newProblem(http.StatusBadRequest, "The body could not be read")
 	}

@@ -1,6 +1,8 @@
 package web_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -231,5 +233,103 @@ func TestConnectionsEndWithTheirAnswers(t *testing.T) {
 	}
 	if took := time.Since(start); took > 2*time.Second {
 		t.Errorf("a connection without a request held up the end for %v", took)
+	}
+}
+
+// lateListener hands out connections on which a request has come that the server does not see before it shuts them: from
+// the second one on.
+type lateListener struct{ net.Listener }
+
+func (l lateListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &lateConn{TCPConn: conn.(*net.TCPConn), shut: make(chan struct{})}, nil
+}
+
+type lateConn struct {
+	*net.TCPConn
+	requests int // that have begun to arrive
+	shut     chan struct{}
+}
+
+func (c *lateConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	if bytes.Contains(b[:n], []byte("OST ")) { // the server may look for the first byte before it is idle
+		if c.requests++; c.requests > 1 {
+			<-c.shut
+		}
+	}
+	return n, err
+}
+
+func (c *lateConn) CloseRead() error {
+	defer close(c.shut)
+	return c.TCPConn.CloseRead()
+}
+
+// A request that comes in the very moment in which its connection is closed, since nothing was said on it, is served like
+// any other, or is to be sent again if not all of it came.
+func TestRequestInTheLastMoment(t *testing.T) {
+	const header = "POST /api/hats HTTP/1.1\r\nHost: hats\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+	for name, test := range map[string]struct {
+		last string
+		want int
+	}{
+		"whole":           {header + "{}", http.StatusOK},
+		"without the end": {header, http.StatusServiceUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer goleak.VerifyNone(t)
+			listen := func(ctx context.Context, network, addr string) (net.Listener, error) {
+				l, err := new(net.ListenConfig).Listen(ctx, network, addr)
+				return lateListener{l}, err
+			}
+			s := web.NewServer("hats", web.Config{Addr: "127.0.0.1:0", Listen: listen}, nil, nil, nil)
+			huma.Register(s.API(), huma.Operation{OperationID: "create-hat", Method: "POST", Path: "/api/hats", DefaultStatus: 200},
+				func(ctx context.Context, _ *struct{ Body struct{} }) (*struct{}, error) {
+					select {
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					case <-time.After(50 * time.Millisecond): // long enough to notice that the connection is shut
+						return nil, nil
+					}
+				})
+			if err := s.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(context.Background())
+			defer stop()
+			ran := make(chan error, 1)
+			go func() { ran <- s.Run(ctx) }()
+			conn, err := net.Dial("tcp", s.Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			answers := bufio.NewReader(conn)
+			for i, request := range []string{header + "{}", test.last} {
+				if _, err := io.WriteString(conn, request); err != nil {
+					t.Fatal(err)
+				}
+				want := http.StatusOK
+				if i == 1 {
+					want = test.want
+					stop()
+				}
+				res, err := http.ReadResponse(answers, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(res.Body)
+				if res.StatusCode != want || err != nil {
+					t.Errorf("request %d: %s %s (%v), want %d", i, res.Status, body, err, want)
+				}
+			}
+			if err := <-ran; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -61,7 +61,11 @@ func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		x := &exchange{ResponseWriter: w, server: s, client: s.client(r)}
-		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
+		ctx := r.Context()
+		if s.ending.Load() { // that no more comes from the client is our own doing: it waits for the answer
+			ctx = context.WithoutCancel(ctx)
+		}
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 		defer cancel()
 		r = r.WithContext(identified(context.WithValue(ctx, exchangeKey{}, x), x, r))
 		protect(x.Header(), x.client.TLS)

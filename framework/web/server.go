@@ -34,6 +34,7 @@ type Server struct {
 	handler     http.Handler
 	router      http.Handler
 	draining    atomic.Bool               // answers close their connections
+	ending      atomic.Bool               // connections are shut
 	lastRequest atomic.Pointer[time.Time] // since then
 	limits      *limits
 	document    func() ([]byte, error) // the OpenAPI document, made once
@@ -170,6 +171,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.draining.Store(true)
 	_ = ln.Close()
 	<-served
+	s.ending.Store(true)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
 	conns.end(drain)
