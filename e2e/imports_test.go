@@ -48,7 +48,7 @@ var layers = []struct {
 	{`framework/web/session`, []string{`framework/(web|event|database|secret|internal/.+)`}},
 	{`framework/web/session/\w+`, []string{`framework/web/session`}},
 	{`framework/kube`, []string{`framework`, `framework/internal/.+`}},
-	{`framework/cmd/turnstile(/.+)?`, []string{`framework/(cmd/turnstile/internal/.+|database|internal/adminport|event|event/(admin|broker|stan/stanserver|jetstream/jetstreamserver))`}},
+	{`framework/cmd/turnstile(/.+)?`, []string{`framework/(cmd/turnstile/internal/.+|database|internal/(adminport|memory)|event|event/(admin|broker|stan/stanserver|jetstream/jetstreamserver))`}},
 
 	{`e2e/(cmd|internal)/.+`, []string{`framework/(database|database/databasetest|event/admin)`, `e2e/internal/.+`}},
 	{`e2e/conformance`, []string{`e2e/internal/journey`}},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/turnstile-go/turnstile/framework/internal/logs"
+	"github.com/turnstile-go/turnstile/framework/internal/memory"
 	"github.com/turnstile-go/turnstile/framework/internal/telemetry"
 )
 
@@ -21,6 +22,7 @@ func (p *program) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	memory.Fit(ctx, s.Log)
 	l := &lifecycle{program: p, service: s, began: began, health: &health{parts: s.parts}}
 	if err := l.listen(ctx, t.Metrics()); err != nil {
 		l.abandon(ctx)

@@ -18,6 +18,7 @@ import (
 	"github.com/turnstile-go/turnstile/framework/event/jetstream/jetstreamserver"
 	"github.com/turnstile-go/turnstile/framework/event/stan/stanserver"
 	"github.com/turnstile-go/turnstile/framework/internal/adminport"
+	"github.com/turnstile-go/turnstile/framework/internal/memory"
 )
 
 const (
@@ -56,15 +57,12 @@ which all have the same.`,
 		"all servers of the cluster, this one included, and where they reach one another, as in a=host:6222,b=...; it runs alone if empty")
 	c.Flags().StringVar(&o.admin, "admin", "", "address for probes, as in :9090: /livez, /readyz, /startupz; none if empty")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		level := slog.LevelWarn
-		if text := os.Getenv("LOG_LEVEL"); text != "" {
-			if err := level.UnmarshalText([]byte(text)); err != nil {
-				return fmt.Errorf("LOG_LEVEL: %w", err)
-			}
-		}
-		o.log = slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: level}))
-		o.token = os.Getenv("BROKER_TOKEN")
 		var err error
+		if o.log, err = jsonLog(slog.LevelWarn); err != nil {
+			return err
+		}
+		memory.Fit(cmd.Context(), o.log)
+		o.token = os.Getenv("BROKER_TOKEN")
 		if o.peers, err = parsePeers(peers, o.name); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/externalmetrics"
+	"github.com/turnstile-go/turnstile/framework/internal/memory"
 )
 
 func externalMetricsCommand() *cobra.Command {
@@ -31,6 +32,7 @@ JSON at level LOG_LEVEL (INFO if not set).`,
 		if err != nil {
 			return err
 		}
+		memory.Fit(cmd.Context(), log)
 		cfg, err := rest.InClusterConfig()
 		if err != nil {
 			return fmt.Errorf("external-metrics runs in a pod, with the token of a ServiceAccount: %w", err)
