@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"time"
+
+	"github.com/turnstile-go/turnstile/framework/internal/hedge"
 )
 
 // unanswered is how long what was sent may stay without acknowledgement, which
@@ -18,5 +20,5 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
 		Control:         limitUnanswered,
 	}
-	return d.DialContext(ctx, network, addr)
+	return hedge.Dial(ctx, func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, addr) })
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/turnstile-go/turnstile/framework/internal/hedge"
 )
 
 // Patience is for the server's answer to a request, and for a write to get
@@ -83,7 +85,9 @@ func NewDialer(ctx context.Context) *Dialer { return &Dialer{ctx: ctx} }
 
 // Dial implements nats.CustomDialer.
 func (d *Dialer) Dial(network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: Patience}).DialContext(d.ctx, network, address)
+	conn, err := hedge.Dial(d.ctx, func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{Timeout: Patience}).DialContext(ctx, network, address)
+	})
 	if err != nil {
 		return nil, err
 	}

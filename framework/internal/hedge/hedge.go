@@ -1,0 +1,57 @@
+// Package hedge makes connections in time even if packets are lost.
+package hedge
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// pause is how long an attempt is without an answer when another one begins beside it. The attempts at several addresses
+	// of one server (RFC 8305, Happy Eyeballs) are as far apart.
+	pause = 250 * time.Millisecond
+
+	// most is how many attempts there are at once, the last of which begins when the kernel repeats the first.
+	most = 5
+)
+
+// Dial returns the first connection that dial makes, and calls it again as long as there is no answer. The kernel sends the
+// packet that opens a connection again only after a second, and it is lost easily: in a cluster those of a new pod are until
+// all NetworkPolicies know its address. An error is an answer, too. When Dial returns, so have all calls of dial, whose
+// context ends then; connections that are one too many are closed.
+func Dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	type answer struct {
+		conn net.Conn
+		err  error
+	}
+	answers := make(chan answer)
+	var attempts sync.WaitGroup
+	defer attempts.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for n := 1; ; n++ {
+		attempts.Go(func() {
+			conn, err := dial(ctx)
+			select {
+			case answers <- answer{conn, err}:
+			case <-ctx.Done():
+				if err == nil {
+					_ = conn.Close()
+				}
+			}
+		})
+		var next <-chan time.Time
+		if n < most {
+			next = time.After(pause)
+		}
+		select {
+		case a := <-answers:
+			return a.conn, a.err
+		case <-next:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
