@@ -26,32 +26,32 @@ func Dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) (ne
 		conn net.Conn
 		err  error
 	}
-	answers := make(chan answer)
-	var attempts sync.WaitGroup
-	defer attempts.Wait()
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	answers := make(chan answer, most)
+	var attempts sync.WaitGroup
+	defer func() {
+		cancel()
+		attempts.Wait()
+		close(answers)
+		for a := range answers {
+			if a.err == nil {
+				_ = a.conn.Close()
+			}
+		}
+	}()
 	for n := 1; ; n++ {
 		attempts.Go(func() {
 			conn, err := dial(ctx)
-			select {
-			case answers <- answer{conn, err}:
-			case <-ctx.Done():
-				if err == nil {
-					_ = conn.Close()
-				}
-			}
+			answers <- answer{conn, err}
 		})
 		var next <-chan time.Time
 		if n < most {
 			next = time.After(pause)
 		}
 		select {
-		case a := <-answers:
+		case a := <-answers: // at the latest when ctx ends
 			return a.conn, a.err
 		case <-next:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
 		}
 	}
 }
