@@ -20,5 +20,8 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
 		Control:         limitUnanswered,
 	}
+	if network == "unix" {
+		return d.DialContext(ctx, network, addr) // there are no packets to lose
+	}
 	return hedge.Dial(ctx, func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, addr) })
 }
