@@ -9,7 +9,6 @@ package externalmetrics
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,6 +22,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/client-go/rest"
+
+	"github.com/turnstile-go/turnstile/framework/internal/adminport"
 )
 
 // Metric is the metric that is served: how many seconds ago the oldest event was
@@ -137,7 +138,7 @@ func (s *Server) refresh(ctx context.Context, in *door) {
 
 // discover tells what there is to ask for.
 func (s *Server) discover(w http.ResponseWriter, _ *http.Request) {
-	respond(w, http.StatusOK, metav1.APIResourceList{
+	adminport.Respond(w, http.StatusOK, metav1.APIResourceList{
 		TypeMeta:     metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"},
 		GroupVersion: apiVersion,
 		APIResources: []metav1.APIResource{{Name: Metric, Namespaced: true, Kind: "ExternalMetricValueList", Verbs: metav1.Verbs{"get"}}},
@@ -147,7 +148,7 @@ func (s *Server) discover(w http.ResponseWriter, _ *http.Request) {
 // openAPI answers with a description of nothing: without any, the API server
 // asks again and again, and complains every time.
 func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) {
-	respond(w, http.StatusOK, map[string]any{
+	adminport.Respond(w, http.StatusOK, map[string]any{
 		"swagger": "2.0", "info": map[string]string{"title": "external metrics", "version": "v1beta1"}, "paths": struct{}{},
 	})
 }
@@ -189,7 +190,7 @@ func (s *Server) value(w http.ResponseWriter, r *http.Request) {
 		refuse(w, code, err.Error())
 		return
 	}
-	respond(w, http.StatusOK, valueList{
+	adminport.Respond(w, http.StatusOK, valueList{
 		TypeMeta: metav1.TypeMeta{Kind: "ExternalMetricValueList", APIVersion: apiVersion},
 		Items: []value{{
 			MetricName: Metric, MetricLabels: map[string]string{serviceLabel: name}, Timestamp: metav1.NewTime(lag.at),
@@ -220,15 +221,8 @@ func refuse(w http.ResponseWriter, code int, text string) {
 		http.StatusBadRequest: metav1.StatusReasonBadRequest, http.StatusUnauthorized: metav1.StatusReasonUnauthorized,
 		http.StatusNotFound: metav1.StatusReasonNotFound, http.StatusServiceUnavailable: metav1.StatusReasonServiceUnavailable,
 	}
-	respond(w, code, metav1.Status{
+	adminport.Respond(w, code, metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
 		Status:   metav1.StatusFailure, Code: int32(code), Reason: reasons[code], Message: text,
 	})
-}
-
-func respond(w http.ResponseWriter, code int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body) // the client may have gone
 }

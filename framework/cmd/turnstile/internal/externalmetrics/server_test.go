@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/turnstile-go/turnstile/framework/internal/adminport"
 )
 
 // authority issues client certificates.
@@ -132,7 +134,7 @@ func newAPI(t *testing.T) *api {
 	a := &api{services: map[string][]string{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication", func(w http.ResponseWriter, _ *http.Request) {
-		respond(w, http.StatusOK, map[string]any{"data": a.published})
+		adminport.Respond(w, http.StatusOK, map[string]any{"data": a.published})
 	})
 	mux.HandleFunc("GET /apis/discovery.k8s.io/v1/namespaces/shop/endpointslices", func(w http.ResponseWriter, r *http.Request) {
 		name, _ := strings.CutPrefix(r.URL.Query().Get("labelSelector"), "kubernetes.io/service-name=")
