@@ -16,12 +16,8 @@ const unanswered = 25 * time.Second
 // its server is gone or cannot be reached. Otherwise who waits for an answer
 // would wait for a quarter of an hour, while another server has taken over.
 func dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	d := net.Dialer{
+	return hedge.Dial(ctx, &net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
 		Control:         limitUnanswered,
-	}
-	if network == "unix" {
-		return d.DialContext(ctx, network, addr) // there are no packets to lose
-	}
-	return hedge.Dial(ctx, func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, addr) })
+	}, network, addr)
 }

@@ -17,11 +17,19 @@ const (
 	most = 5
 )
 
-// Dial returns the first connection that dial makes, and calls it again as long as there is no answer. The kernel sends the
-// packet that opens a connection again only after a second, and it is lost easily: in a cluster those of a new pod are until
-// all NetworkPolicies know its address. An error is an answer, too. When Dial returns, so have all calls of dial, whose
-// context ends then; connections that are one too many are closed.
-func Dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+// A Dialer makes one attempt, as [net.Dialer] does.
+type Dialer interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Dial returns the first connection that d makes, and asks it for another as long as there is no answer. The kernel sends
+// the packet that opens a connection again only after a second, and it is lost easily: in a cluster those of a new pod are
+// until all NetworkPolicies know its address. An error is an answer, too. When Dial returns, all attempts have ended;
+// connections that are one too many are closed. By a Unix socket, which loses nothing, there is only one attempt.
+func Dial(ctx context.Context, d Dialer, network, address string) (net.Conn, error) {
+	if network == "unix" {
+		return d.DialContext(ctx, network, address)
+	}
 	type answer struct {
 		conn net.Conn
 		err  error
@@ -41,7 +49,7 @@ func Dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) (ne
 	}()
 	for n := 1; ; n++ {
 		attempts.Go(func() {
-			conn, err := dial(ctx)
+			conn, err := d.DialContext(ctx, network, address)
 			answers <- answer{conn, err}
 		})
 		var next <-chan time.Time

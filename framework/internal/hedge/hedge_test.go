@@ -17,7 +17,7 @@ type server struct {
 	calls   atomic.Int32
 }
 
-func (s *server) dial(ctx context.Context) (net.Conn, error) {
+func (s *server) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	call := int(s.calls.Add(1)) - 1
 	if call < len(s.answers) && s.answers[call] != nil {
 		return s.answers[call](ctx)
@@ -57,7 +57,7 @@ func TestDial(t *testing.T) {
 				defer cancel()
 				s := &server{answers: test.answers}
 				begin := time.Now()
-				conn, err := Dial(ctx, s.dial)
+				conn, err := Dial(ctx, s, "tcp", "")
 				took, calls := time.Since(begin), int(s.calls.Load())
 				if took != test.took || calls != test.calls || !errors.Is(err, test.err) {
 					t.Errorf("%v after %v and %d calls; want %v after %v and %d calls", err, took, calls, test.err, test.took, test.calls)
@@ -75,7 +75,7 @@ func TestOneTooMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var first, second net.Conn
 		s := &server{answers: []func(context.Context) (net.Conn, error){connect(&first, time.Second), connect(&second, 0)}}
-		conn, err := Dial(t.Context(), s.dial)
+		conn, err := Dial(t.Context(), s, "tcp", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,6 +86,22 @@ func TestOneTooMany(t *testing.T) {
 		go conn.Write([]byte("x"))
 		if _, err := second.Read(make([]byte, 1)); err != nil {
 			t.Errorf("the connection that was returned: %v", err)
+		}
+	})
+}
+
+// TestUnixSocket: what loses nothing is not asked twice.
+func TestUnixSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var peer net.Conn
+		s := &server{answers: []func(context.Context) (net.Conn, error){connect(&peer, time.Second)}}
+		conn, err := Dial(t.Context(), s, "unix", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		if calls := s.calls.Load(); calls != 1 {
+			t.Errorf("%d attempts, want 1", calls)
 		}
 	})
 }

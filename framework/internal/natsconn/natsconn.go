@@ -85,9 +85,7 @@ func NewDialer(ctx context.Context) *Dialer { return &Dialer{ctx: ctx} }
 
 // Dial implements nats.CustomDialer.
 func (d *Dialer) Dial(network, address string) (net.Conn, error) {
-	conn, err := hedge.Dial(d.ctx, func(ctx context.Context) (net.Conn, error) {
-		return (&net.Dialer{Timeout: Patience}).DialContext(ctx, network, address)
-	})
+	conn, err := hedge.Dial(d.ctx, &net.Dialer{Timeout: Patience}, network, address)
 	if err != nil {
 		return nil, err
 	}
