@@ -195,6 +195,43 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// A commit that waits for the standby goes on waiting when who asked for it goes
+// away. A server that is told to stop waiting makes it visible, and an event
+// that was sent by then would be forgotten if the standby took over.
+func TestCommitIsNotCancelled(t *testing.T) {
+	t.Parallel()
+	primary := databasetest.PostgresServer(t)
+	db := open(t, primary.URL("postgres"), lines())
+	standby, err := primary.Standby(t.Context())
+	must(t, err)
+	t.Cleanup(func() { must(t, standby.Stop()) })
+	must(t, standby.Kill())
+	ctx, goAway := context.WithCancel(t.Context())
+	outcome := make(chan error, 1)
+	go func() { outcome <- write(ctx, db, "waits") }()
+	waiting := func() (n int) {
+		must(t, db.QueryRowContext(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").Scan(&n))
+		return n
+	}
+	eventually(t, "a commit that waits for the standby", func() bool { return waiting() == 1 })
+	goAway()
+	// Whoever begins now has the server look after the one that went away.
+	go func() { outcome <- write(t.Context(), db, "waits, too") }()
+	eventually(t, "another commit that waits for the standby", func() bool { return waiting() == 2 || len(outcome) > 0 })
+	if got := written(t, db); len(got) != 0 {
+		t.Errorf("%v can be seen, and the standby has never heard of it", got)
+	}
+	must(t, standby.Start())
+	for range 2 {
+		if err := receive(t, outcome, "the outcome"); err != nil {
+			t.Errorf("the transaction that waited: %v", err)
+		}
+	}
+	if got := written(t, db); len(got) != 2 {
+		t.Errorf("there is %v", got)
+	}
+}
+
 // When the answer to a commit is lost nobody knows whether it took place: it is
 // not tried again.
 func TestOutcomeOfACommitIsUnknown(t *testing.T) {

@@ -44,7 +44,9 @@ const maxTries = 5
 // does outside tx must bear repetition, or belong in AfterCommit.
 //
 // The error of fn is returned as it is. When the commit itself fails, whether
-// it took place can be unknown.
+// it took place can be unknown. A commit that has begun is not cancelled with
+// ctx: PostgreSQL would make visible what its synchronous standby does not have
+// yet, and could lose after others have acted on it.
 func (db *DB) InTx(ctx context.Context, fn func(tx *Tx) error) error {
 	for try := 1; ; try++ {
 		err := db.try(ctx, fn)
@@ -61,7 +63,11 @@ func (db *DB) InTx(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 func (db *DB) try(ctx context.Context, fn func(tx *Tx) error) (err error) {
-	conn, inner, err := db.begin(ctx)
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	outlive := context.AfterFunc(ctx, end)
+	defer outlive()
+	conn, inner, err := db.begin(ctx, life)
 	if err != nil {
 		return err
 	}
@@ -83,6 +89,9 @@ func (db *DB) try(ctx context.Context, fn func(tx *Tx) error) (err error) {
 			return err
 		}
 	}
+	if !outlive() {
+		return fmt.Errorf("database: commit: %w", ctx.Err())
+	}
 	done = true
 	if err := inner.Commit(); err != nil {
 		return fmt.Errorf("database: commit: %w", err)
@@ -96,19 +105,23 @@ func (db *DB) try(ctx context.Context, fn func(tx *Tx) error) (err error) {
 
 // begin takes a connection from the pool and begins a transaction on it. A
 // server that restarted leaves the pool with connections that are dead: to find
-// one does no harm, and there are no more of them than the pool may have.
-func (db *DB) begin(ctx context.Context) (*sql.Conn, *sql.Tx, error) {
+// one does no harm, and there are no more of them than the pool may have. The
+// transaction ends with life, which ends with ctx until it is to commit.
+func (db *DB) begin(ctx, life context.Context) (*sql.Conn, *sql.Tx, error) {
 	for dead := 0; ; dead++ {
 		conn, err := db.connection(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
-		tx, err := conn.BeginTx(ctx, nil)
+		tx, err := conn.BeginTx(life, nil)
 		if err == nil {
 			return conn, tx, nil
 		}
 		_ = conn.Close()
-		if ctx.Err() != nil || !Away(err) || dead == db.write.Stats().MaxOpenConnections {
+		if ctx.Err() != nil {
+			return nil, nil, fmt.Errorf("database: begin: %w", ctx.Err())
+		}
+		if !Away(err) || dead == db.write.Stats().MaxOpenConnections {
 			return nil, nil, fmt.Errorf("database: begin: %w", err)
 		}
 	}
