@@ -173,7 +173,9 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	if err := o.Start(); err != nil {
 		return nil, err
 	}
-	for _, statement := range []string{"ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()", waitForStandby} {
+	// Commits wait for it once the checkpointer has read the setting, which it
+	// does before the next checkpoint.
+	for _, statement := range []string{"ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()", waitForStandby, "CHECKPOINT"} {
 		if err := s.exec(ctx, statement); err != nil {
 			return nil, err
 		}
