@@ -778,7 +778,7 @@ func TestDrainTimeoutBoundsPartsThatHang(t *testing.T) {
 	err := s.ended()
 	close(hang)
 	<-exited
-	if err == nil || !strings.Contains(err.Error(), "part http has not stopped within DRAIN_TIMEOUT (10ms)") {
+	if err == nil || err.Error() != "part http has not stopped within DRAIN_TIMEOUT (10ms)" {
 		t.Errorf("Run = %v, want the part that hangs", err)
 	}
 	if got, want := j.String(), "start database, stop database"; got != want {
@@ -801,7 +801,7 @@ func TestDrainDelayWaitsForTheLast(t *testing.T) {
 		s := run(t, func(s *framework.Service) error {
 			s.Add("http", frequented{bare: waits, last: last})
 			return nil
-		}, "DRAIN_DELAY=10ms", "DRAIN_DELAY_MAX="+limit)
+		}, "DRAIN_DELAY=200ms", "DRAIN_DELAY_MAX="+limit)
 		s.ready()
 		s.signal()
 		return s
@@ -824,7 +824,7 @@ func TestDrainDelayWaitsForTheLast(t *testing.T) {
 	if err := s.ended(); err != nil {
 		t.Errorf("when requests have ended: %v", err)
 	}
-	if err := start(time.Now, "50ms").ended(); err != nil {
+	if err := start(time.Now, "300ms").ended(); err != nil {
 		t.Errorf("requests that never end: %v", err)
 	}
 }

@@ -193,6 +193,8 @@ func (l *lifecycle) stop(life context.Context, parts []*part, early *part) error
 		select {
 		case <-p.done:
 		case <-last.Done():
+		}
+		if !p.hasReturned() { // both may have been
 			failures = append(failures, fmt.Errorf("part %s has not stopped within DRAIN_TIMEOUT (%v)", p.name, l.process.DrainTimeout))
 			continue
 		}

@@ -119,6 +119,16 @@ func (p *part) release(life context.Context) bool {
 	return true
 }
 
+// hasReturned reports whether the Run of a part that was launched has.
+func (p *part) hasReturned() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // guard returns the panic of fn as an error.
 func guard(fn func() error) (err error) {
 	defer func() {
