@@ -26,7 +26,7 @@ func TestConformance(t *testing.T) {
 	dir := t.TempDir()
 	workspace(t, dir, true)
 	const window = 20 * time.Second
-	s := dev(t, dir, []string{"ORDER_EXPIRATION=" + window.String(), "SANDBOX_DELAY=1s"}, "--watch=false")
+	s := dev(t, dir, []string{"ORDER_EXPIRATION=" + window.String(), "SANDBOX_DELAY=4s"}, "--watch=false")
 	site := s.site()
 	site.Expiration = window
 	conformance.Run(t, site)

@@ -22,7 +22,7 @@ func TestFaults(t *testing.T) {
 	name := example(t, "README.md", dir)
 	workspace(t, dir, true)
 	s := dev(t, dir, []string{
-		"ORDER_EXPIRATION=" + window.String(), "PAYMENT_TIMEOUT=2s", "PAYMENT_RECOVERY=1s",
+		"ORDER_EXPIRATION=" + window.String(), "PAYMENT_TIMEOUT=4s", "PAYMENT_RECOVERY=1s",
 	}, "--watch=false")
 
 	for _, victim := range append([]string{"broker"}, services...) {

@@ -40,7 +40,7 @@ func TestMove(t *testing.T) {
 	defer cancel()
 	f, err := fleet.Start(ctx, fleet.Options{
 		Dir: dir, Brokers: []string{fleet.Stan, fleet.JetStream}, Use: fleet.Stan, Postgres: true, Replicas: 2,
-		Env: []string{"EVENT_JOURNAL=true", "ORDER_EXPIRATION=10s", "DRAIN_DELAY=0s", "SANDBOX_DELAY=100ms"},
+		Env: []string{"EVENT_JOURNAL=true", "ORDER_EXPIRATION=10s", "DRAIN_DELAY=0s", "SANDBOX_DELAY=100ms", "PASSWORD_MEMORY=64", "PASSWORD_ITERATIONS=1"},
 		Say: t.Logf,
 	})
 	if err != nil {
@@ -59,6 +59,7 @@ func TestMove(t *testing.T) {
 	people, over := context.WithCancel(ctx)
 	defer over()
 	l := load.New(f.URL(), 6, 1)
+	l.Patience = 10 * time.Second // it is about what is lost, also on a slow machine
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -22,7 +22,7 @@ import (
 type Options struct {
 	Services map[string]string // addresses, host:port, by the name of the API: /api/<name>
 	Seed     uint64            // decides what is sent, as far as answers do not
-	Requests int               // of all workers together
+	Requests int               // of all workers together; three times as many if an operation has had no success by then
 	Workers  int               // who send at once
 }
 
@@ -44,6 +44,7 @@ type Report struct {
 	Requests int
 	Statuses map[int]int
 	Reached  map[string]map[int]int // statuses, by operation
+	Missed   []string               // operations that have never had a success
 	Findings []Finding
 	Promises invariants.Promises // what successes have promised
 }
@@ -62,6 +63,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	j := &journal{report: Report{Statuses: map[int]int{}, Reached: map[string]map[int]int{}}, found: map[string]*Finding{}}
+	for _, o := range operations {
+		j.report.Missed = append(j.report.Missed, o.String())
+	}
 	workers := max(1, o.Workers)
 	errs := make([]error, workers)
 	var group sync.WaitGroup
@@ -133,7 +137,7 @@ func (w *worker) run(ctx context.Context, requests int) error {
 	for range 8 {
 		w.keys = append(w.keys, fmt.Sprintf("key-%x", w.Uint64()))
 	}
-	for w.sent = 0; w.sent < requests && ctx.Err() == nil; {
+	for w.sent = 0; (w.sent < requests || w.sent < 3*requests && w.misses()) && ctx.Err() == nil; {
 		for _, u := range w.generator.users {
 			if u.token == "" {
 				if err := w.signUp(ctx, u); err != nil {
@@ -257,6 +261,13 @@ type journal struct {
 	found  map[string]*Finding
 }
 
+// misses reports whether an operation has never had a success.
+func (j *journal) misses() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.report.Missed) > 0
+}
+
 // note looks at an answer and keeps what it promises.
 func (w *worker) note(r *request, a *answer) {
 	for _, what := range judge(r, a) {
@@ -271,6 +282,10 @@ func (w *worker) note(r *request, a *answer) {
 	last := r.target[strings.LastIndexByte(r.target, '/')+1:]
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if a.status/100 == 2 {
+		name := r.operation.String()
+		w.report.Missed = slices.DeleteFunc(w.report.Missed, func(missed string) bool { return missed == name })
+	}
 	p := &w.report.Promises
 	switch fmt.Sprint(r.operation, " ", a.status) {
 	case "POST /api/users/signup 201":

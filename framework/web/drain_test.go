@@ -111,7 +111,7 @@ func TestNoRequestFailsInADrain(t *testing.T) {
 							connections.Add(1)
 							return new(net.Dialer).DialContext(ctx, network, addr)
 						},
-						IdleConnTimeout: 250 * time.Millisecond, // as of proxies, shorter than the server's: this machine may be slow
+						IdleConnTimeout: 250 * time.Millisecond, // as of proxies, shorter than the server's, also on a slow machine
 					}
 					defer transport.CloseIdleConnections()
 					client := &http.Client{Transport: transport, Timeout: 10 * time.Second}

@@ -220,6 +220,8 @@ func TestSlowClients(t *testing.T) {
 	addr := serve(t, web.Config{
 		ReadHeaderTimeout: 200 * time.Millisecond, ReadTimeout: 400 * time.Millisecond, IdleTimeout: 300 * time.Millisecond,
 	})
+	// For those whose headers are to be there in time, also on a slow machine.
+	patient := serve(t, web.Config{ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 2 * time.Second, IdleTimeout: 300 * time.Millisecond})
 	const soon = 10 * time.Second
 	var all, tricklers sync.WaitGroup
 	all.Go(func() { // says nothing
@@ -233,7 +235,7 @@ func TestSlowClients(t *testing.T) {
 		c.Close()
 	})
 	all.Go(func() { // a body that does not come
-		c := dial(t, addr)
+		c := dial(t, patient)
 		io.WriteString(c, postHead+"Content-Length: 100\r\n\r\n{")
 		if said := closedWithin(t, c, soon); !strings.HasPrefix(said, "HTTP/1.1 408 ") || !strings.Contains(said, "problem+json") {
 			t.Errorf("a body that does not come is answered %q", said)
@@ -247,7 +249,7 @@ func TestSlowClients(t *testing.T) {
 		c.Close()
 	})
 	all.Go(func() { // one request and no other
-		c := dial(t, addr)
+		c := dial(t, patient)
 		io.WriteString(c, "GET /nowhere HTTP/1.1\r\nHost: hats\r\n\r\n")
 		if said := closedWithin(t, c, soon); !strings.HasPrefix(said, "HTTP/1.1 404 ") {
 			t.Errorf("answered %q", said)

@@ -20,13 +20,12 @@ import (
 	"github.com/turnstile-go/turnstile/e2e/internal/invariants"
 )
 
-// patience is how long people wait for an answer.
-const patience = 3 * time.Second
-
 // Load is a number of people. Create it with New.
 type Load struct {
 	// Address is where to connect to, host:port, whatever the URL says; empty means that of the URL. Set it before Run.
 	Address string
+	// Patience is how long people wait for an answer. Set it before Run.
+	Patience time.Duration
 
 	url    string
 	people int
@@ -50,9 +49,9 @@ type Stats struct {
 	Unanswered int // of them, answered with anything but 200 or not at all
 }
 
-// New returns people who will use the application at url. Seed decides what they want.
+// New returns people who will use the application at url, and wait 3 s for an answer. Seed decides what they want.
 func New(url string, people int, seed uint64) *Load {
-	return &Load{url: url, people: people, seed: seed}
+	return &Load{Patience: 3 * time.Second, url: url, people: people, seed: seed}
 }
 
 // Stats returns what was counted so far.
@@ -201,7 +200,7 @@ func (p *person) enter(ctx context.Context) {
 	if err != nil {
 		panic(err) // it has no options that could be wrong
 	}
-	p.client = &http.Client{Jar: jar, Transport: p.transport, Timeout: patience}
+	p.client = &http.Client{Jar: jar, Transport: p.transport, Timeout: p.load.Patience}
 	credentials := map[string]any{"email": fmt.Sprintf("person%d.%d@example.com", p.number, p.lives), "password": "a long enough one"}
 	var user struct{ ID string }
 	for ctx.Err() == nil {

@@ -330,7 +330,7 @@ func TestParallelEnds(t *testing.T) {
 }
 
 func TestExpiration(t *testing.T) {
-	h := start(t, servicetest.SQLite(t), "ORDER_EXPIRATION=2s") // time to be paid
+	h := start(t, servicetest.SQLite(t), "ORDER_EXPIRATION=6s") // time to be paid
 	h.offer("t", "t2")
 	paid := h.place("buyer", "t")
 	h.peer.Publish(payments.Captured{ID: "p", OrderID: paid.ID, Amount: 1999, Currency: "usd"})

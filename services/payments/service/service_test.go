@@ -207,7 +207,7 @@ func TestLateAnswer(t *testing.T) {
 // charge and one event.
 func TestRecovery(t *testing.T) {
 	servicetest.Each(t, func(t *testing.T, on servicetest.Database) {
-		h := start(t, on, "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=100ms", "PAYMENT_RECOVERY=50ms")
+		h := start(t, on, "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=2s", "PAYMENT_RECOVERY=50ms")
 		h.order("o")
 		h.Want(http.StatusServiceUnavailable, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"})
 		var all []payment
@@ -278,7 +278,7 @@ func TestRepeated(t *testing.T) {
 		if all := h.list("buyer", ""); len(all) != 1 || all[0].Status != "captured" {
 			t.Errorf("payments: %+v", all)
 		}
-	}, "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=200ms", "PAYMENT_RECOVERY=1h")
+	}, "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=2s", "PAYMENT_RECOVERY=1h")
 }
 
 // TestRepeatedAfterADecline: what was declined is tried anew.
@@ -370,7 +370,7 @@ func TestList(t *testing.T) {
 
 // TestBuyerLeaves: a payment is carried on although nobody waits for it.
 func TestBuyerLeaves(t *testing.T) {
-	h := start(t, servicetest.SQLite(t), "SANDBOX_DELAY=1s")
+	h := start(t, servicetest.SQLite(t), "SANDBOX_DELAY=4s") // time to leave
 	h.order("o")
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan struct{})

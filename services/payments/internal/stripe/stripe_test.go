@@ -111,12 +111,12 @@ func TestFaults(t *testing.T) {
 // final, and says nothing of our key.
 func eventually(t *testing.T, ask func(context.Context) (string, error)) string {
 	t.Helper()
-	for range 10 {
+	for range 20 {
 		ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
 		began := time.Now()
 		id, err := ask(ctx)
 		cancel()
-		if took := time.Since(began); took > 2*time.Second {
+		if took := time.Since(began); took > 5*time.Second {
 			t.Errorf("it took %v", took)
 		}
 		if err == nil {
