@@ -260,6 +260,9 @@ var changes = []change{
 	{"an image of today", "", postgresFile, "image: postgres:18.1", "image: postgres:latest", "postgres.yaml:LINE: StatefulSet/postgres: … has the image postgres:latest, which is another one every day; name a version"},
 	{"an image without a version", "", postgresFile, "image: postgres:18.1", "image: postgres", "StatefulSet/postgres: … has the image postgres, which is not built here and has no version; name a version, as in postgres:1.2.3"},
 	{"a field that there is not", "", everyDeployment, "terminationGracePeriodSeconds", "terminationGracePeriodSecond", orders + `Kubernetes knows no field "terminationGracePeriodSecond"; correct its name`},
+	{"several patches that delete", "", clusterFile, "# The namespace of Prometheus.\n",
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: orders-settings}\n$patch: delete\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: tickets-settings}\n$patch: delete\n---\n",
+		"overlays/production/cluster.yaml: Kustomization/production: several patches in one file delete something … delete with one patch"},
 	{"a patch of what there is not", "", clusterFile, "  name: api-server", "  name: api-servers", "Kustomization/production: kustomize refuses it: … api-servers"},
 }
 

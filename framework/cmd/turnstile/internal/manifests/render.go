@@ -30,7 +30,7 @@ type objects struct {
 	dir      string // of the kustomization
 	all      []*object
 	sources  *sources
-	problems []Problem // fields that Kubernetes does not know
+	problems []Problem // fields that Kubernetes does not know, and patches that kubectl does not survive
 }
 
 // object is one of them.
@@ -98,6 +98,13 @@ func render(root string, k Kustomization) (*objects, error) {
 			list.all = nil
 			return list, fmt.Errorf("%s/%s: %w", r.GetKind(), r.GetName(), err)
 		}
+	}
+	for _, name := range read.crashing {
+		list.problems = append(list.problems, Problem{
+			File: list.relative(name), Object: "Kustomization/" + filepath.Base(filepath.Dir(name)),
+			Detail: "several patches in one file delete something, and kubectl up to 1.33 crashes then",
+			Fix:    "delete with one patch, by a target with a labelSelector",
+		})
 	}
 	return list, nil
 }
@@ -233,7 +240,11 @@ type sources struct {
 	components    []string
 	unread        []file
 	documents     []document
+	crashing      []string // files that crash kubectl
 }
+
+// deletion is a patch in a file of its own that deletes an object.
+var deletion = regexp.MustCompile(`(?m)^\$patch: delete$`)
 
 type file struct {
 	name string
@@ -255,6 +266,9 @@ func (s *sources) ReadFile(name string) ([]byte, error) {
 	}
 	if strings.HasSuffix(name, ".yaml") {
 		s.unread = append(s.unread, file{name, text})
+		if len(deletion.FindAll(text, 2)) > 1 {
+			s.crashing = append(s.crashing, name)
+		}
 	}
 	if name != s.kustomization || len(s.components) == 0 {
 		return text, nil
