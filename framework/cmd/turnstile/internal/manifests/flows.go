@@ -391,16 +391,16 @@ func (c *checker) checkReach(w *workload, flows []flow) {
 	}
 	own := c.namespaceLabels(w.namespace)
 	may := map[int32]bool{dnsPort: true}
-	allowed := func(e end, numbers []int32, protocol corev1.Protocol) bool {
+	allowed := func(e end, blocks bool, numbers []int32, protocol corev1.Protocol) bool {
 		return slices.ContainsFunc(rules, func(r rule) bool {
-			return r.matches(own, e, true) && slices.ContainsFunc(numbers, func(n int32) bool { return r.allows(port{number: n, protocol: protocol}) })
+			return r.matches(own, e, blocks) && slices.ContainsFunc(numbers, func(n int32) bool { return r.allows(port{number: n, protocol: protocol}) })
 		})
 	}
 	if c.callsAPIServer(w) {
 		for _, p := range apiServerPorts {
 			may[p] = true
 		}
-		if !allowed(end{}, apiServerPorts, corev1.ProtocolTCP) {
+		if !allowed(end{}, true, apiServerPorts, corev1.ProtocolTCP) {
 			c.problem(w.object, "", "have a NetworkPolicy allow its egress to the API server, by ipBlock, at port 443 or 6443",
 				"its pods call the API server, and no NetworkPolicy allows that")
 		}
@@ -410,8 +410,8 @@ func (c *checker) checkReach(w *workload, flows []flow) {
 	})
 	dns := end{namespace: labels.Set{corev1.LabelMetadataName: "kube-system"}, pod: labels.Set{"k8s-app": "kube-dns"}}
 	for _, protocol := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
-		if names && !allowed(dns, []int32{dnsPort}, protocol) {
-			c.problem(w.object, "", "have a NetworkPolicy allow its egress to DNS at port 53, UDP and TCP",
+		if names && !allowed(dns, false, []int32{dnsPort}, protocol) {
+			c.problem(w.object, "", "have a NetworkPolicy allow its egress to DNS at port 53, UDP and TCP, by a namespaceSelector: an ipBlock does not reach pods everywhere",
 				"its pods are given names to look up, and no NetworkPolicy allows them to, by %s", protocol)
 		}
 	}
@@ -420,7 +420,7 @@ func (c *checker) checkReach(w *workload, flows []flow) {
 			continue
 		}
 		may[f.port] = true
-		if !allowed(f.outside, []int32{f.port}, corev1.ProtocolTCP) && !allowed(end{}, []int32{f.port}, corev1.ProtocolTCP) {
+		if !allowed(f.outside, true, []int32{f.port}, corev1.ProtocolTCP) && !allowed(end{}, true, []int32{f.port}, corev1.ProtocolTCP) {
 			c.problem(w.object, f.why, "have a NetworkPolicy allow it", "%s names %s at port %d, and no NetworkPolicy allows its egress", f.why, f.name, f.port)
 		}
 	}

@@ -229,6 +229,7 @@ var changes = []change{
 		"StatefulSet/nats-streaming: PEERS names port 6222 of StatefulSet/nats-streaming, and no NetworkPolicy allows the egress of that"},
 	{"by UDP instead of TCP", "", natsFile, "        - {port: nats, protocol: TCP}", "        - {port: nats, protocol: UDP}", orders + "NATS_URL names port 4222 … no NetworkPolicy allows the ingress"},
 	{"names cannot be looked up", "", clusterFile, "        - {protocol: UDP, port: 53}\n", "", orders + "its pods are given names to look up, and no NetworkPolicy allows them to, by UDP; have a NetworkPolicy allow its egress to DNS"},
+	{"names are looked up at addresses alone", "", clusterFile, "        - namespaceSelector: {}\n", "", orders + "its pods are given names to look up, and no NetworkPolicy allows them to, by TCP; have a NetworkPolicy … by a namespaceSelector"},
 	{"the API server cannot be reached", "", clusterFile, "        - {port: 443}\n        - {port: 6443}\n", "        - {port: 8443}\n", orders + "its pods call the API server, and no NetworkPolicy allows that"},
 	{"more than the API server can be reached", "", clusterFile, "        - {port: 443}\n", "        - {port: 443}\n        - {port: 22}\n", "NetworkPolicy/api-server: it lets the pods of orders out of the namespace to port 22, which they do not call; leave it out"},
 	{"anything can be reached", "", clusterFile, "      ports:\n        - {port: 443}\n        - {port: 6443}\n", "", "NetworkPolicy/api-server: it lets the pods of orders out to any port; name the ports"},
