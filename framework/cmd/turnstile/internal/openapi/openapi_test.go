@@ -9,13 +9,14 @@ import (
 const hats = `{
   "openapi": "3.1.0",
   "info": {"title": "Hats", "version": "1"},
+  "servers": [{"url": "/"}],
   "paths": {
     "/hats": {
       "get": {
         "operationId": "list-hats",
         "parameters": [
           {"in": "query", "name": "q", "schema": {"type": "string"}},
-          {"in": "query", "name": "limit", "schema": {"type": "integer", "maximum": 200}}
+          {"in": "query", "name": "limit", "schema": {"type": "integer", "maximum": 200, "default": 50}}
         ],
         "responses": {"200": {"description": "OK",
           "headers": {"Link": {"schema": {"type": "string"}}, "ETag": {"required": true, "schema": {"type": "string"}}},
@@ -44,7 +45,8 @@ const hats = `{
         "brim": {"type": "string", "enum": ["wide", "narrow"]}}},
       "NewHat": {"type": "object", "required": ["size"], "properties": {
         "size": {"type": "integer", "maximum": 100}, "title": {"type": "string", "maxLength": 20},
-        "brim": {"type": "string", "enum": ["wide", "narrow"]}}}
+        "brim": {"type": "string", "enum": ["wide", "narrow"]},
+        "band": {"type": "object", "additionalProperties": true, "properties": {"colour": {"type": "string"}}}}}
     }
   }
 }`
@@ -84,6 +86,9 @@ func TestCompare(t *testing.T) {
 		{"a parameter has another type", query, strings.Replace(query, "string", "integer", 1), true, "`q`"},
 		{"a parameter is bounded more narrowly", `"maximum": 200`, `"maximum": 100`, true, "`limit`"},
 		{"a parameter is bounded more widely", `"maximum": 200`, `"maximum": 500`, false, "`limit`"},
+		{"a parameter has another default", `"default": 50`, `"default": 20`, true, "`limit`"},
+		{"a parameter has no default any more", `, "default": 50`, "", true, "`limit`"},
+		{"a parameter has a default", query, strings.Replace(query, `"string"`, `"string", "default": "hat"`, 1), false, "`q`"},
 		{"a header is required", query, query + `, {"in": "header", "name": "If-Match", "required": true, "schema": {"type": "string"}}`, true, "If-Match"},
 
 		{"an optional member is new in requests", newHat, newHat + `"at": {"type": "string"},`, false, "new optional request property `at`"},
@@ -104,9 +109,18 @@ func TestCompare(t *testing.T) {
         "brim": {"type": "string", "enum": ["wide", "narrow"]}`, newHat + `
         "brim": {"type": "string", "enum": ["wide", "narrow", "none"]}`, false, "`none`"},
 
+		{"unknown members are refused in requests", `"NewHat": {`, `"NewHat": {"additionalProperties": false, `, true,
+			"takes no unknown members any more"},
+		{"unknown members of a kind are refused in requests", `"NewHat": {`, `"NewHat": {"additionalProperties": {"type": "string"}, `, true,
+			"takes no unknown members any more"},
+		{"unknown members are refused deep in requests", `"additionalProperties": true`, `"additionalProperties": false`, true, "band"},
+		{"unknown members are said to be taken in requests", `"NewHat": {`, `"NewHat": {"additionalProperties": true, `, false, ""},
+		{"unknown members are no more in answers", `"Hat": {`, `"Hat": {"additionalProperties": false, `, false, ""},
+
 		{"a member is new in answers", hat, hat + `"at": {"type": "string"},`, false, "`at`"},
 		{"a required member is gone from answers", hat, strings.Replace(strings.Replace(hat, `, "size"]`, "]", 1), `"size": {"type": "integer", "maximum": 100}, `, "", 1),
 			true, "removed the required property `size`"},
+		{"an optional member is gone from answers", hat, strings.Replace(hat, `"note": {"type": "string"},`, "", 1), true, "`note`"},
 		{"a member is optional in answers", hat, strings.Replace(hat, `, "size"]`, "]", 1), true, "`size`"},
 		{"a member has another type in answers", hat, strings.Replace(hat, `"note": {"type": "string"}`, `"note": {"type": "integer"}`, 1), true, "`note`"},
 		{"a member may be null in answers", hat, strings.Replace(hat, `"note": {"type": "string"}`, `"note": {"type": ["string", "null"]}`, 1), true, "`note`"},
@@ -116,13 +130,24 @@ func TestCompare(t *testing.T) {
 		{"a member is bounded more widely in answers", hat, strings.Replace(hat, "100", "200", 1), true, "`size`"},
 
 		{"another status says that it succeeded", `"201"`, `"200"`, true, "201"},
+		{"one more status says that it succeeded", `"201": {`, `"202": {"description": "Accepted"}, "201": {`, true, "202"},
+		{"one more status says that it succeeded, with an answer", `"204": {`, `"200": {"description": "OK"}, "204": {`, true, "200"},
 		{"an error is new", conflict, conflict + `, "422": {"description": "Unprocessable"}`, false, "422"},
 		{"an error is gone", conflict, "", false, "409"},
+		{"a header is gone that may be there", `"Link": {"schema": {"type": "string"}}, `, "", true, "Link"},
+		{"a header has another type", `"ETag": {"required": true, "schema": {"type": "string"}}`,
+			`"ETag": {"required": true, "schema": {"type": "integer"}}`, true, "ETag"},
 		{"a header is gone", `, "ETag": {"required": true, "schema": {"type": "string"}}`, "", true, "ETag"},
 		{"a header is new", `"Link": {"schema": {"type": "string"}}`, `"Link": {"schema": {"type": "string"}}, "Vary": {"schema": {"type": "string"}}`, false, ""},
 		{"another media type", `"application/json": {"schema": {"type": "array"`, `"text/plain": {"schema": {"type": "array"`, true, "application/json"},
 
 		{"a session is needed", `"operationId": "list-hats",`, `"operationId": "list-hats", "security": [{"cookie": []}],`, true, "cookie"},
+		{"another server", `[{"url": "/"}]`, `[{"url": "/v2"}]`, true, "removed the server `/`"},
+		{"one more server", `[{"url": "/"}]`, `[{"url": "/"}, {"url": "/v2"}]`, false, ""},
+		{"the server is not said, which is /", `"servers": [{"url": "/"}],`, "", false, ""},
+		{"an operation has another server", `"operationId": "list-hats",`, `"operationId": "list-hats", "servers": [{"url": "/v2"}],`, true,
+			"removed the server `/`"},
+		{"a path has another server", `"/hats/{id}": {`, `"/hats/{id}": {"servers": [{"url": "/v2"}],`, true, "removed the server `/`"},
 		{"no session is needed any more", `"security": [{"cookie": []}],`, "", false, "anonymous"},
 	}
 	for _, test := range tests {
