@@ -253,6 +253,38 @@ func TestOperatorsRotate(t *testing.T) {
 	})
 }
 
+// A process that starts makes no key where there is one, also when the very first
+// is gone: nobody would know the new one, and it would sign at once.
+func TestAStartMakesNoSecondKey(t *testing.T) {
+	for name, leave := range map[string]func(t *testing.T, auth *process){
+		"retired": func(t *testing.T, auth *process) {
+			auth.order(t, "POST", "rotate", "", http.StatusOK)
+			time.Sleep(10*time.Minute + session.Lifetime + 12*time.Minute)
+		},
+		"withdrawn": func(t *testing.T, auth *process) {
+			first := auth.order(t, "GET", "", "", http.StatusOK)[0]
+			auth.order(t, "POST", "withdraw", `{"id": "`+first.ID+`"}`, http.StatusOK)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				db := databasetest.SQLite(t, migrations()...)
+				auth := boot(t, db, 0)
+				first := keysOf(t, db)[0].ID
+				leave(t, auth)
+				before := keysOf(t, db)
+				if len(before) != 1 || before[0].ID == first {
+					t.Fatalf("there are %d keys before the start, or the first is still there", len(before))
+				}
+				boot(t, db, 0)
+				if after := keysOf(t, db); len(after) != 1 || after[0].ID != before[0].ID {
+					t.Errorf("there are %d keys after the start, want the one that was there before", len(after))
+				}
+			})
+		})
+	}
+}
+
 // A key that is withdrawn, whatever its state, takes its sessions with it, and
 // those of no other; there is always one that signs.
 func TestOperatorsWithdraw(t *testing.T) {

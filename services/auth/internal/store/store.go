@@ -77,11 +77,12 @@ type SigningKey struct {
 	SignsFrom time.Time
 }
 
-// FirstKey makes k the first signing key, unless there is one: of several that
-// are offered at once, one is kept.
+// FirstKey makes k the first signing key, unless there is one, of whatever
+// generation: of several that are offered at once, one is kept.
 func FirstKey(ctx context.Context, tx *database.Tx, k SigningKey) error {
 	return insertKey(ctx, tx, k, `INSERT INTO signing_keys (generation, id, seed, created_at, signs_from)
-		VALUES (1, $1, $2, $3, $4) ON CONFLICT DO NOTHING`)
+		SELECT 1, $1, $2, CAST($3 AS BIGINT), CAST($4 AS BIGINT) WHERE NOT EXISTS (SELECT 1 FROM signing_keys)
+		ON CONFLICT DO NOTHING`)
 }
 
 // InsertKey adds a signing key. The keys must be locked.
