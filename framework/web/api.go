@@ -3,6 +3,7 @@ package web
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"reflect"
@@ -112,12 +113,14 @@ func (a *api) Unmarshal(_ string, data []byte, v any) error { return json.Unmars
 // Transform completes a problem before it is written, including those that Huma's own constructors make.
 func (a *api) Transform(ctx huma.Context, status string, v any) (any, error) {
 	if model, ok := v.(*huma.ErrorModel); ok {
-		v = newProblem(model.Status, model.Detail, fieldsOf(model.Errors)...)
+		v = a.server.problem(ctx.Context(), model)
 	}
 	if p, ok := v.(*Problem); ok {
 		c := humaecho.Unwrap(ctx)
 		ctx.SetHeader("Content-Type", p.ContentType(""))
-		return p.complete(c.Response().Header(), c.Request()), nil
+		answer := p.complete(c.Response().Header(), c.Request())
+		ctx.SetStatus(p.Status) // Huma sets the one that it knows after this, when the first one has been sent
+		return answer, nil
 	}
 	return a.API.Transform(ctx, status, v)
 }
@@ -125,6 +128,9 @@ func (a *api) Transform(ctx huma.Context, status string, v any) (any, error) {
 func fieldsOf(details []*huma.ErrorDetail) []Field {
 	var fields []Field
 	for _, d := range details {
+		if d == nil { // Huma makes it of an error that is nil
+			continue
+		}
 		_, name, _ := strings.Cut(d.Location, ".")
 		if name == "" {
 			fields = append(fields, Field{Message: d.Message})
@@ -145,17 +151,15 @@ var useProblems = sync.OnceFunc(func() {
 			return before(ctx, status, msg, errs...)
 		}
 		if status == http.StatusInternalServerError && len(errs) > 0 {
-			return x.server.problem(ctx.Context(), errs[0])
+			return x.server.problem(ctx.Context(), errors.Join(errs...))
 		}
-		var details []*huma.ErrorDetail
+		model := &huma.ErrorModel{Status: status, Detail: msg}
 		for _, err := range errs {
-			if d, ok := err.(huma.ErrorDetailer); ok {
-				details = append(details, d.ErrorDetail())
-			} else {
-				details = append(details, &huma.ErrorDetail{Message: err.Error()})
+			if err != nil {
+				model.Add(err)
 			}
 		}
-		return newProblem(status, msg, fieldsOf(details)...)
+		return x.server.problem(ctx.Context(), model)
 	}
 })
 

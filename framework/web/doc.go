@@ -30,7 +30,7 @@
 // Every error is an RFC 9457 problem with at least one entry in errors. A handler returns one made by [NotFound],
 // [Conflict], [Invalid] and their like. Any other error is looked up in one table (see [Server.MapErrors]): a database
 // that is away is 503 with Retry-After; what nobody foresaw is 500 with a trace id, complete in the log and silent
-// towards the caller.
+// towards the caller. So are Huma's own errors of 500 and above, whatever they were made with; of these, 503 stays 503.
 //
 // # Bodies
 //

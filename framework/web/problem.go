@@ -5,12 +5,14 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/turnstile-go/turnstile/framework/database"
@@ -137,16 +139,43 @@ func (s *Server) problem(ctx context.Context, err error) *Problem {
 			return p
 		}
 	}
+	var model *huma.ErrorModel // what Huma's own constructors make
+	if errors.As(err, &model) {
+		if model.Status < http.StatusInternalServerError {
+			return refusal(model)
+		}
+		err = inFull(err, model)
+	}
 	switch {
 	case ctx.Err() == context.Canceled: // whatever became of the work, nobody waits for it
 		return newProblem(statusGone, "The caller went away")
-	case database.Away(err), database.Retryable(err), errors.Is(err, context.DeadlineExceeded), ctx.Err() != nil:
+	case model != nil && model.Status == http.StatusServiceUnavailable,
+		database.Away(err), database.Retryable(err), errors.Is(err, context.DeadlineExceeded), ctx.Err() != nil:
 		s.log.LogAttrs(ctx, slog.LevelWarn, "a dependency is away", slog.Any("error", err))
 		return away()
 	}
 	p = unforeseen(ctx)
 	s.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.Any("error", err), slog.String("incident", p.TraceID))
 	return p
+}
+
+// refusal is an error of Huma's that is the caller's to know.
+func refusal(model *huma.ErrorModel) *Problem {
+	p := newProblem(model.Status, model.Detail, fieldsOf(model.Errors)...)
+	if p.Status == http.StatusTooManyRequests {
+		p = p.retryAfter(time.Second)
+	}
+	return p
+}
+
+// inFull is err with all that the error of Huma's in it says: its own text leaves out the errors that it was made with.
+func inFull(err error, model *huma.ErrorModel) error {
+	for _, d := range model.Errors {
+		if d != nil {
+			err = fmt.Errorf("%w: %w", err, d)
+		}
+	}
+	return err
 }
 
 func away() *Problem {
@@ -173,7 +202,9 @@ func traceID(ctx context.Context) string {
 // complete returns p as it is sent in answer to r.
 func (p *Problem) complete(h http.Header, r *http.Request) *Problem {
 	for name, values := range p.header {
-		h[name] = values
+		if len(h[name]) == 0 { // else the handler knows better
+			h[name] = values
+		}
 	}
 	q := *p
 	q.Instance = r.URL.EscapedPath()

@@ -409,6 +409,48 @@ func TestErrorsBecomeProblems(t *testing.T) {
 	}
 }
 
+// TestHumasErrorsStayInside: what a handler gives a status of 500 or above itself tells the caller no more than what it does not.
+func TestHumasErrorsStayInside(t *testing.T) {
+	var log bytes.Buffer
+	s := web.NewServer("hats", web.Config{}, slog.New(slog.NewTextHandler(&log, nil)), nil, nil)
+	var failure error
+	huma.Register(s.API(), huma.Operation{OperationID: "fail", Method: http.MethodGet, Path: "/api/hats"},
+		func(context.Context, *struct{}) (*struct{}, error) { return nil, failure })
+	sql := errors.New(`relation "hats" does not exist`)
+	for name, test := range map[string]struct {
+		err    error
+		status int
+		msg    string
+		retry  string
+		logged string // and not answered
+	}{
+		"500":          {huma.Error500InternalServerError("counting hats", sql), 500, "Something went wrong", "", "counting hats: relation"},
+		"500 wrapped":  {fmt.Errorf("shelf 7: %w", huma.Error500InternalServerError("counting hats", sql)), 500, "Something went wrong", "", "counting hats: relation"},
+		"500 of nil":   {huma.Error500InternalServerError("counting hats", nil), 500, "Something went wrong", "", "counting hats"},
+		"502":          {huma.Error502BadGateway("the hatter", sql), 500, "Something went wrong", "", "the hatter: relation"},
+		"503":          {huma.Error503ServiceUnavailable("counting hats", sql), 503, "The service is briefly unavailable, please try again", "1", "counting hats: relation"},
+		"503 for long": {huma.ErrorWithHeaders(huma.Error503ServiceUnavailable("closed"), http.Header{"Retry-After": {"60"}}), 503, "The service is briefly unavailable, please try again", "60", "closed"},
+		"429":          {huma.Error429TooManyRequests("Too many hats"), 429, "Too many hats", "1", ""},
+		"409 of nil":   {huma.Error409Conflict("The hat is taken", nil), 409, "The hat is taken", "", ""},
+	} {
+		log.Reset()
+		failure = test.err
+		a := (&hats{Server: s}).do(t, httptest.NewRequest(http.MethodGet, "/api/hats", nil))
+		if a.StatusCode != test.status || a.Header.Get("Retry-After") != test.retry || a.problem.Errors[0].Message != test.msg {
+			t.Errorf("%s: got %d, Retry-After %q: %s", name, a.StatusCode, a.Header.Get("Retry-After"), a.body)
+		}
+		if strings.Contains(a.body, "relation") || test.logged != "" && strings.Contains(a.body, test.logged) {
+			t.Errorf("%s: the answer tells what is inside: %s", name, a.body)
+		}
+		if text := strings.ReplaceAll(log.String(), `\"`, ""); !strings.Contains(text, test.logged) {
+			t.Errorf("%s: the log lacks %q: %s", name, test.logged, text)
+		}
+		if (a.problem.TraceID != "") != (test.status == 500) || !strings.Contains(log.String(), a.problem.TraceID) {
+			t.Errorf("%s: trace id %q, and the log says %s", name, a.problem.TraceID, &log)
+		}
+	}
+}
+
 func TestInnerDetailStaysInside(t *testing.T) {
 	h := newHats(t, web.Config{})
 	for _, id := range []string{"secret", "panic", "unique"} {
