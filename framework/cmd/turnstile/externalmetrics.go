@@ -9,8 +9,14 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/externalmetrics"
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/manifests"
 	"github.com/turnstile-go/turnstile/framework/internal/memory"
 )
+
+// externalMetricsInPods is what its manifests are held against.
+func externalMetricsInPods() manifests.Command {
+	return manifests.Command{Image: "turnstile", Name: "external-metrics", Rules: externalmetrics.Rules, ClusterRules: externalmetrics.ClusterRules}
+}
 
 func externalMetricsCommand() *cobra.Command {
 	var address string

@@ -51,7 +51,7 @@ func manifestsCheckCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		options := manifests.Options{Root: w.Root}
+		options := manifests.Options{Root: w.Root, Commands: commandsInPods()}
 		if options.Kustomizations, err = kustomizations(w, args); err != nil {
 			return err
 		}
@@ -82,6 +82,9 @@ func manifestsCheckCommand() *cobra.Command {
 	}
 	return c
 }
+
+// commandsInPods are the commands of this program that run in pods.
+func commandsInPods() []manifests.Command { return []manifests.Command{externalMetricsInPods()} }
 
 // reportText is what people read of a report.
 func reportText(r *manifests.Report) string {

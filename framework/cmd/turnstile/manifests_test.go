@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +26,84 @@ func TestManifestsCommand(t *testing.T) {
 	out, err := execute(t.Context(), manifestsCommand(), strings.NewReader(""), []string{"secrets", "--namespace", "shop"})
 	if err != nil || !strings.Contains(out, "name: orders-database\n  namespace: shop\n") || !strings.Contains(out, "@postgres:5432/orders") {
 		t.Errorf("manifests secrets: %v\n%s", err, out)
+	}
+}
+
+// checkCopy changes a copy of the manifests and holds that against the commands that run in pods. It knows no services, and
+// says so in problems that are of no interest here.
+func checkCopy(t *testing.T, overlay, component, file, old, changed string) []manifests.Problem {
+	t.Helper()
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	k8s := filepath.Join(root, "infra", "k8s")
+	if err := os.CopyFS(k8s, os.DirFS("../../../infra/k8s")); err != nil {
+		t.Fatal(err)
+	}
+	if file != "" {
+		text, err := os.ReadFile(filepath.Join(k8s, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), old) {
+			t.Fatalf("%s has no %q: this test is of manifests as they were", file, old)
+		}
+		if err := os.WriteFile(filepath.Join(k8s, file), []byte(strings.Replace(string(text), old, changed, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := manifests.Kustomization{Name: overlay, Dir: filepath.Join(k8s, "overlays", overlay)}
+	if component != "" {
+		k.Components = []string{filepath.Join(k8s, "components", component)}
+	}
+	report, err := manifests.Check(t.Context(), manifests.Options{
+		Root: root, Built: []string{"turnstile"}, Commands: commandsInPods(), Kustomizations: []manifests.Kustomization{k},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report.Problems
+}
+
+func TestCommandsInPods(t *testing.T) {
+	t.Parallel()
+	for component, overlay := range map[string]string{"": "dev", "both-brokers": "production", "autoscaling": "production"} {
+		for _, p := range checkCopy(t, overlay, component, "", "", "") {
+			_, name, _ := strings.Cut(p.Object, "/")
+			if slices.Contains([]string{"nats-streaming", "jetstream", "external-metrics", "turnstile-external-metrics", "gateway"}, name) && !strings.HasPrefix(p.Object, "NetworkPolicy") {
+				t.Errorf("%s with %q: %s", overlay, component, p)
+			}
+		}
+	}
+}
+
+// TestChangesOfCommands has what somebody gets wrong in the manifests of commands be found.
+func TestChangesOfCommands(t *testing.T) {
+	t.Parallel()
+	const external = "components/autoscaling/external-metrics.yaml"
+	for name, c := range map[string]struct{ overlay, component, file, old, changed, want string }{
+		"a verb is another": {"production", "autoscaling", external, "verbs: [list]", "verbs: [watch]",
+			`Role/external-metrics: external-metrics needs to list endpointslices.discovery.k8s.io, and may not; add to its rules: {apiGroups: ["discovery.k8s.io"]`},
+		"everything is allowed": {"production", "autoscaling", external, `apiGroups: [discovery.k8s.io]
+    resources: [endpointslices]
+    verbs: [list]`, `apiGroups: ["*"]
+    resources: ["*"]
+    verbs: ["*"]`, "Role/external-metrics: external-metrics may * *.*, and does not need to; take it out"},
+		"more of the cluster is allowed": {"production", "autoscaling", external, "    resourceNames: [extension-apiserver-authentication]\n", "",
+			"ClusterRole/turnstile-external-metrics: external-metrics may get configmaps of the whole cluster, and does not need to"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var all strings.Builder
+			for _, p := range checkCopy(t, c.overlay, c.component, c.file, c.old, c.changed) {
+				if strings.Contains(p.String(), c.want) {
+					return
+				}
+				all.WriteString("\n  " + p.String())
+			}
+			t.Errorf("no problem is like\n  %s\nfound:%s", c.want, all.String())
+		})
 	}
 }
 

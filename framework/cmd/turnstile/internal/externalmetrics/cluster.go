@@ -12,7 +12,18 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
+
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 )
+
+// Rules are what it does at the API server in the namespaces of the services, and ClusterRules what it does elsewhere.
+var (
+	Rules        = []workspace.Rule{{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: []string{"list"}}}
+	ClusterRules = []workspace.Rule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{authentication}, Verbs: []string{"get"}}}
+)
+
+// authentication is the ConfigMap of kube-system that tells how to know the aggregator.
+const authentication = "extension-apiserver-authentication"
 
 // adminPort is the name of a Service's port at which its pods have /metrics.
 const adminPort = "admin"
@@ -36,11 +47,11 @@ func newCluster(cfg *rest.Config) (*cluster, error) {
 func (c *cluster) aggregator(ctx context.Context) (*aggregator, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	const from = "the ConfigMap kube-system/extension-apiserver-authentication"
+	const from = "the ConfigMap kube-system/" + authentication
 	var found struct {
 		Data map[string]string `json:"data"`
 	}
-	err := c.read(ctx, c.client.Get().AbsPath("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"), &found)
+	err := c.read(ctx, c.client.Get().AbsPath("/api/v1/namespaces/kube-system/configmaps", authentication), &found)
 	if err != nil {
 		return nil, fmt.Errorf("read %s, which the ClusterRole of component autoscaling allows: %w", from, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -453,7 +454,8 @@ func rangeText(p networkingv1.NetworkPolicyPort) string {
 
 // callsAPIServer reports whether a workload's pods call the API server.
 func (c *checker) callsAPIServer(w *workload) bool {
-	return w.service != nil && len(w.service.Kubernetes.Rules) > 0 || w.service == nil && c.hasRole(w)
+	own, cluster := w.rules()
+	return len(own)+len(cluster) > 0 || w.service == nil && c.hasRole(w)
 }
 
 // checkExposure has a workload's pods be reached from outside of the namespace where they are to be, and nowhere else:
@@ -466,6 +468,15 @@ func (c *checker) checkExposure(w *workload) {
 	}
 	public := w.service != nil && len(w.service.Operations) > 0
 	reached := false
+	var visitors []networkingv1.NetworkPolicyPeer // who may reach what is for the public
+	for _, r := range rules {
+		if public && slices.ContainsFunc(reachable(w), func(p port) bool { return p.name == "http" && r.allows(p) }) {
+			visitors = append(visitors, r.peers...)
+		}
+	}
+	visits := func(peer networkingv1.NetworkPolicyPeer) bool {
+		return outside(peer) && slices.ContainsFunc(visitors, func(v networkingv1.NetworkPolicyPeer) bool { return reflect.DeepEqual(v, peer) })
+	}
 	for _, r := range rules {
 		if len(r.peers) > 0 && !slices.ContainsFunc(r.peers, outside) {
 			continue
@@ -480,6 +491,8 @@ func (c *checker) checkExposure(w *workload) {
 			case c.calledByAPIServer(w, p):
 			case public && p.name == "http" && !all:
 				reached = true
+			case p.name == "admin" && slices.ContainsFunc(r.peers, visits):
+				c.problem(r.policy, "port: admin", "leave it out", "it lets those who lead people to %s reach it at %s, too", w, p)
 			case p.name == "admin" && !all && !blocks:
 			case all:
 				c.problem(r.policy, "", "name in from who may", "it lets everybody reach %s at %s", w, p)

@@ -3,8 +3,9 @@
 // reach and be reached by those whom it names and nobody else.
 //
 // What it knows of a service is its description (`<service> describe`), and whether it could run with an environment
-// (`<service> check`). What it knows of the manifests is what kustomize makes of them. Everything else follows from
-// the two; there is no list of services, ports or flows here.
+// (`<service> check`). What it knows of a command that runs in pods, as brokers do, is a [Command], which stands beside
+// its code. What it knows of the manifests is what kustomize makes of them. Everything else follows from these; there is
+// no list of services, ports or flows here.
 package manifests
 
 import (
@@ -39,6 +40,7 @@ type Options struct {
 	Root           string // absolute path of the workspace: files are named relative to it
 	Services       []Service
 	Built          []string // names of the images that are built from the workspace, besides those of the services
+	Commands       []Command
 	Kustomizations []Kustomization
 
 	asked *sync.Map // what programs said of environments; nil is nothing yet
@@ -223,9 +225,12 @@ func (c *checker) check() error {
 		if w.service != nil {
 			c.checkListening(w)
 			c.checkDrain(w)
+		}
+		if w.service != nil || w.command != nil {
 			c.checkPermissions(w)
 		}
 	}
+	c.checkBindings()
 	c.checkSelectors()
 	c.checkConnections()
 	c.checkRoutes()

@@ -237,6 +237,8 @@ var changes = []change{
 	{"nobody leads people in", "", clusterFile, "        - {port: http}\n", "        - {port: web}\n", orders + "orders has operations for the public, and no NetworkPolicy lets anybody from outside reach them; have a NetworkPolicy allow the ingress controller"},
 	{"all namespaces may administer", "", clusterFile, "        - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}", "        - namespaceSelector: {}",
 		"NetworkPolicy/prometheus: it lets everybody reach Deployment/orders at port admin; name in from who may"},
+	{"who leads people in may administer", "", clusterFile, "        - {port: http}\n", "        - {port: http}\n        - {port: admin}\n",
+		"cluster.yaml … NetworkPolicy/ingress-controller: it lets those who lead people to Deployment/orders reach it at port admin, too; leave it out"},
 	{"the collector cannot be reached", "observability", "components/observability/network.yaml", "        - {port: 4318}", "        - {port: 4317}", orders + "OTEL_EXPORTER_OTLP_ENDPOINT names collector.observability at port 4318, and no NetworkPolicy allows its egress"},
 	{"who asks for metrics does not say whom", "autoscaling", "components/autoscaling/external-metrics.yaml", "tickets:9090 orders:9090", "tickets:9090", "NetworkPolicy/external-metrics: it opens the egress from external-metrics to Deployment/orders at port admin"},
 
@@ -249,6 +251,9 @@ var changes = []change{
 	{"a right to another's lease", "", ordersFile, "resourceNames: [orders-prune]", "resourceNames: [tickets-prune]", "Role/orders: orders needs to get leases.coordination.k8s.io orders-prune, and may not"},
 	{"the rights are another's", "", ordersFile, "  - {kind: ServiceAccount, name: orders}", "  - {kind: ServiceAccount, name: order}", "Role/orders: orders needs to list endpointslices.discovery.k8s.io, and may not"},
 	{"a binding of nothing", "", ordersFile, "kind: Role, name: orders}", "kind: Role, name: order}", "RoleBinding/orders: it binds Role order, which there is not; add it"},
+	{"a group has the rights, too", "", ordersFile, "  - {kind: ServiceAccount, name: orders}\n", "  - {kind: ServiceAccount, name: orders}\n  - {kind: Group, name: system:authenticated, apiGroup: rbac.authorization.k8s.io}\n",
+		"RoleBinding/orders: it gives the rights of Role orders to Group system:authenticated, too; bind it to the ServiceAccount"},
+	{"a right in the whole cluster", "", ordersFile, "kind: RoleBinding\n", "kind: ClusterRoleBinding\n", "Role/orders: orders may list endpointslices.discovery.k8s.io of the whole cluster, and does not need to"},
 	{"no token", "", everyDeployment, "automountServiceAccountToken: true", "automountServiceAccountToken: false", orders + "orders calls the API server, and its pods are given no token for it; set automountServiceAccountToken: true"},
 	{"a token for nothing", "", postgresFile, "      automountServiceAccountToken: false\n", "      automountServiceAccountToken: true\n", "StatefulSet/postgres: its pods are given a token for the API server, and do not call it; set automountServiceAccountToken: false"},
 

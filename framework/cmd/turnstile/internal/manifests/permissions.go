@@ -12,8 +12,11 @@ import (
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 )
 
-// permission is one thing that one may do at the API server.
-type permission struct{ group, resource, name, verb string }
+// permission is one thing that one may do at the API server, in the namespace of the binding or in all.
+type permission struct {
+	group, resource, name, verb string
+	cluster                     bool
+}
 
 func (p permission) String() string {
 	resource := p.resource
@@ -23,11 +26,14 @@ func (p permission) String() string {
 	if p.name != "" {
 		resource += " " + p.name
 	}
+	if p.cluster {
+		resource += " of the whole cluster"
+	}
 	return p.verb + " " + resource
 }
 
 // permissions takes a rule apart.
-func permissions(groups, resources, names, verbs []string, add func(permission)) {
+func permissions(groups, resources, names, verbs []string, cluster bool, add func(permission)) {
 	if len(names) == 0 {
 		names = []string{""}
 	}
@@ -35,7 +41,7 @@ func permissions(groups, resources, names, verbs []string, add func(permission))
 		for _, resource := range resources {
 			for _, name := range names {
 				for _, verb := range verbs {
-					add(permission{group, resource, name, verb})
+					add(permission{group, resource, name, verb, cluster})
 				}
 			}
 		}
@@ -46,10 +52,7 @@ func permissions(groups, resources, names, verbs []string, add func(permission))
 func (c *checker) grants(w *workload) map[permission]*object {
 	granted := map[permission]*object{}
 	grant := func(ref rbacv1.RoleRef, subjects []rbacv1.Subject, at *object) {
-		if !slices.ContainsFunc(subjects, func(s rbacv1.Subject) bool {
-			return s.Kind == rbacv1.ServiceAccountKind && s.Name == cmp.Or(w.pod.Spec.ServiceAccountName, "default") &&
-				(s.Namespace == "" || s.Namespace == w.namespace)
-		}) {
+		if !slices.ContainsFunc(subjects, w.is) {
 			return
 		}
 		var rules []rbacv1.PolicyRule
@@ -65,7 +68,7 @@ func (c *checker) grants(w *workload) map[permission]*object {
 			c.problem(at, ref.Name, "add it, or leave the binding out", "it binds %s %s, which there is not", ref.Kind, ref.Name)
 		}
 		for _, r := range rules {
-			permissions(r.APIGroups, r.Resources, r.ResourceNames, r.Verbs, func(p permission) { granted[p] = from })
+			permissions(r.APIGroups, r.Resources, r.ResourceNames, r.Verbs, at.kind == "ClusterRoleBinding", func(p permission) { granted[p] = from })
 		}
 	}
 	for o, b := range each[rbacv1.RoleBinding](c.objects) {
@@ -80,28 +83,78 @@ func (c *checker) grants(w *workload) map[permission]*object {
 // hasRole reports whether a workload's pods may do anything at the API server.
 func (c *checker) hasRole(w *workload) bool { return len(c.grants(w)) > 0 }
 
-// checkPermissions has a service be allowed what it does at the API server, and no more.
-func (c *checker) checkPermissions(w *workload) {
-	needed := map[permission]bool{}
-	for _, r := range w.service.Kubernetes.Rules {
-		names, used := c.resourceNames(w, r)
-		if used {
-			permissions(r.APIGroups, r.Resources, names, r.Verbs, func(p permission) { needed[p] = true })
+// is reports whether a subject of a binding is the ServiceAccount of a workload.
+func (w *workload) is(s rbacv1.Subject) bool {
+	return s.Kind == rbacv1.ServiceAccountKind && s.Name == cmp.Or(w.pod.Spec.ServiceAccountName, "default") &&
+		(s.Namespace == "" || s.Namespace == w.namespace)
+}
+
+// checkBindings has each Role be bound to the ServiceAccount of one workload, and to nobody else.
+func (c *checker) checkBindings() {
+	check := func(o *object, ref rbacv1.RoleRef, subjects []rbacv1.Subject) {
+		bound := false
+		for _, s := range subjects {
+			if !bound && slices.ContainsFunc(c.workloads, func(w *workload) bool { return w.is(s) }) {
+				bound = true
+				continue
+			}
+			c.problem(o, "name: "+s.Name, "bind it to the ServiceAccount of the pods that need it, and to nobody else",
+				"it gives the rights of %s %s to %s %s, too", ref.Kind, ref.Name, s.Kind, s.Name)
 		}
 	}
+	for o, b := range each[rbacv1.RoleBinding](c.objects) {
+		check(o, b.RoleRef, b.Subjects)
+	}
+	for o, b := range each[rbacv1.ClusterRoleBinding](c.objects) {
+		check(o, b.RoleRef, b.Subjects)
+	}
+}
+
+// rules are what a workload does at the API server: in its namespace, and in the whole cluster.
+func (w *workload) rules() (own, cluster []workspace.Rule) {
+	switch {
+	case w.service != nil:
+		return w.service.Kubernetes.Rules, nil
+	case w.command != nil:
+		return w.command.Rules, w.command.ClusterRules
+	}
+	return nil, nil
+}
+
+// checkPermissions has a service or command be allowed what it does at the API server, and no more.
+func (c *checker) checkPermissions(w *workload) {
+	needed := map[permission]bool{}
+	need := func(rules []workspace.Rule, cluster bool) {
+		for _, r := range rules {
+			if names, used := c.resourceNames(w, r); used {
+				permissions(r.APIGroups, r.Resources, names, r.Verbs, cluster, func(p permission) { needed[p] = true })
+			}
+		}
+	}
+	own, cluster := w.rules()
+	need(own, false)
+	need(cluster, true)
 	granted := c.grants(w)
-	role, _ := named[rbacv1.Role](c.objects, w.service.Name)
+	role, _ := named[rbacv1.Role](c.objects, w.program())
 	if role == nil {
-		role = c.objects.absent("Role", w.service.Name)
+		role = c.objects.absent("Role", w.program())
 	}
 	for _, p := range slices.SortedFunc(maps.Keys(needed), comparePermissions) {
-		if granted[p] == nil {
-			c.problem(role, "", "add to its rules: "+p.rule(), "%s needs to %s, and may not", w.service.Name, p)
+		switch {
+		case granted[p] != nil:
+		case p.cluster:
+			c.problem(w.object, "", "add to the rules of its ClusterRole: "+p.rule(), "%s needs to %s, and may not", w.program(), p)
+		default:
+			c.problem(role, "", "add to its rules: "+p.rule(), "%s needs to %s, and may not", w.program(), p)
 		}
 	}
 	for _, p := range slices.SortedFunc(maps.Keys(granted), comparePermissions) {
 		if !needed[p] {
-			c.problem(granted[p], p.resource, fmt.Sprintf("take it out; '%s describe' has what it needs", w.service.Name), "%s may %s, and does not need to", w.service.Name, p)
+			fix := "take it out"
+			if w.service != nil {
+				fix = fmt.Sprintf("take it out; '%s describe' has what it needs", w.service.Name)
+			}
+			c.problem(granted[p], p.resource, fix, "%s may %s, and does not need to", w.program(), p)
 		}
 	}
 }
@@ -115,7 +168,9 @@ func (p permission) rule() string {
 	return fmt.Sprintf("{apiGroups: [%q], resources: [%s], %sverbs: [%s]}", p.group, p.resource, name, p.verb)
 }
 
-func comparePermissions(a, b permission) int { return cmp.Compare(a.rule(), b.rule()) }
+func comparePermissions(a, b permission) int {
+	return cmp.Or(cmp.Compare(a.rule(), b.rule()), cmp.Compare(a.String(), b.String()))
+}
 
 // resourceNames puts the service's variables in for $(NAME). A rule of something that has no name because its variable is
 // not set is of no use.

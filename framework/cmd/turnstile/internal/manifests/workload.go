@@ -38,6 +38,7 @@ type workload struct {
 	replicas int32 // the most that there may be
 
 	service     *Service              // what it runs, if that is a service of the workspace
+	command     *Command              // or if it is a command
 	container   *corev1.Container     // in which that is
 	environment map[string][]variable // by container
 }
@@ -90,6 +91,11 @@ func (c *checker) readWorkloads() {
 		for i := range pod.Spec.Containers {
 			if s := c.serviceOf(&pod.Spec.Containers[i]); s != nil && (w.service == nil || s.Name == o.name) && o.kind != "Job" && o.kind != "CronJob" {
 				w.service, w.container = s, &pod.Spec.Containers[i]
+			}
+		}
+		for i := range pod.Spec.Containers {
+			if command := c.commandOf(&pod.Spec.Containers[i]); command != nil && w.service == nil {
+				w.command, w.container = command, &pod.Spec.Containers[i]
 			}
 		}
 		c.workloads = append(c.workloads, w)
@@ -260,13 +266,14 @@ func (c *checker) checkPod(w *workload) {
 		}
 	}
 	mounted := token == nil || *token
-	switch needed := w.service != nil && len(w.service.Kubernetes.Rules) > 0; {
+	own, cluster := w.rules()
+	switch needed := len(own)+len(cluster) > 0; {
 	case mounted && !needed && !c.hasRole(w):
 		c.problem(w.object, "automountServiceAccountToken", "set automountServiceAccountToken: false",
 			"its pods are given a token for the API server, and do not call it")
 	case !mounted && needed:
 		c.problem(w.object, "automountServiceAccountToken", "set automountServiceAccountToken: true",
-			"%s calls the API server, and its pods are given no token for it", w.service.Name)
+			"%s calls the API server, and its pods are given no token for it", w.program())
 	}
 }
 
