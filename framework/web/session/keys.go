@@ -85,6 +85,14 @@ func (k *remoteKeys) Key(ctx context.Context, id string) (ed25519.PublicKey, err
 	}
 }
 
+// ready fails until there is a copy. Then there always is one: it stays while auth is away.
+func (k *remoteKeys) ready() error {
+	if k.copied.Load() == nil {
+		return fmt.Errorf("none from %s yet", k.url)
+	}
+	return nil
+}
+
 // run keeps the copy up to date until ctx is done.
 func (k *remoteKeys) run(ctx context.Context) {
 	for {

@@ -272,6 +272,35 @@ func TestAuthMayComeLater(t *testing.T) {
 	})
 }
 
+// A process is not ready before it has had keys, and so replaces none that has some. Once it has, auth may be away.
+func TestReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const check = "session keys"
+		auth := newAuth(newKey(t, "1"))
+		auth.is("gone")
+		v := auth.verifier()
+		run(t, v)
+		time.Sleep(session.MaxKeyAge)
+		if err := v.Ready()[check]; err == nil || !strings.Contains(err.Error(), "http://auth") {
+			t.Errorf("without keys: %v, want one that says where they are", err)
+		}
+		auth.is("fine")
+		time.Sleep(session.RetryFirst)
+		synctest.Wait()
+		if err, checked := v.Ready()[check]; err != nil || !checked {
+			t.Errorf("with keys: %v, checked %v", err, checked)
+		}
+		auth.is("gone")
+		time.Sleep(3 * session.MaxKeyAge)
+		if err := v.Ready()[check]; err != nil {
+			t.Errorf("with old keys: %v", err)
+		}
+	})
+	if checks := session.NewLocalVerifier(session.Config{}, nil, nil, nil).Ready(); len(checks) > 0 {
+		t.Errorf("where keys are local it checks %v", checks)
+	}
+}
+
 // However long auth is away, and however that looks, nobody is signed out; no request of somebody with a known key waits.
 func TestKnownKeysOutliveAuth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -109,6 +109,15 @@ func (v *Verifier) Start(ctx context.Context) error {
 	return v.revoked.learn(ctx, true)
 }
 
+// Ready reports, under the name "session keys", whether there have ever been keys to verify with. A process without any knows
+// no caller, so it takes the place of none that has some. It says nothing of keys that are local.
+func (v *Verifier) Ready() map[string]error {
+	if v.remote == nil {
+		return nil
+	}
+	return map[string]error{"session keys": v.remote.ready()}
+}
+
 // Run keeps what is revoked and the keys up to date until ctx is done.
 func (v *Verifier) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
