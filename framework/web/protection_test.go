@@ -148,7 +148,8 @@ func TestSessionComesBeforeTheAddress(t *testing.T) {
 
 const much = 8 << 20 // bytes, more than connections hold
 
-// serve runs a server with an echo and a large answer, until the test ends, when nothing of it may be left.
+// serve runs a server with an echo and a large answer, until the test ends. A test looks for what is left of it in a cleanup
+// that it names before: that one comes last.
 func serve(t *testing.T, cfg web.Config) (addr string) {
 	t.Helper()
 	cfg.Addr = "127.0.0.1:0"
@@ -173,7 +174,6 @@ func serve(t *testing.T, cfg web.Config) (addr string) {
 		if err := <-ended; err != nil {
 			t.Errorf("the server ended with %v", err)
 		}
-		goleak.VerifyNone(t)
 	})
 	return s.Addr()
 }
@@ -217,6 +217,7 @@ func trickle(c net.Conn, text string, wg *sync.WaitGroup) {
 const postHead = "POST /api/hats HTTP/1.1\r\nHost: hats\r\nContent-Type: application/json\r\n"
 
 func TestSlowClients(t *testing.T) {
+	t.Cleanup(func() { goleak.VerifyNone(t) }) // of both servers
 	addr := serve(t, web.Config{
 		ReadHeaderTimeout: 200 * time.Millisecond, ReadTimeout: 400 * time.Millisecond, IdleTimeout: 300 * time.Millisecond,
 	})
@@ -261,6 +262,7 @@ func TestSlowClients(t *testing.T) {
 
 // An answer that nobody reads ends with the write timeout.
 func TestSlowReader(t *testing.T) {
+	t.Cleanup(func() { goleak.VerifyNone(t) })
 	const timeout = 300 * time.Millisecond
 	addr := serve(t, web.Config{WriteTimeout: timeout})
 	c := dial(t, addr)
@@ -273,6 +275,7 @@ func TestSlowReader(t *testing.T) {
 
 // What net/http refuses before anybody else sees it, and how requests are told apart on one connection.
 func TestMalformedRequests(t *testing.T) {
+	t.Cleanup(func() { goleak.VerifyNone(t) })
 	addr := serve(t, web.Config{IdleTimeout: 200 * time.Millisecond, BodyLimit: 1000})
 	body := `{"title":"bowler","size":7}`
 	smuggled := "GET /smuggled HTTP/1.1\r\nHost: hats\r\n\r\n"
@@ -313,6 +316,7 @@ func TestMalformedRequests(t *testing.T) {
 // TestBothLengthAndEncoding: the encoding counts (RFC 9112, section 6.3), so that all agree on where the request ends that
 // follow that rule.
 func TestBothLengthAndEncoding(t *testing.T) {
+	t.Cleanup(func() { goleak.VerifyNone(t) })
 	addr := serve(t, web.Config{IdleTimeout: 200 * time.Millisecond})
 	c := dial(t, addr)
 	io.WriteString(c, postHead+"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1b\r\n"+`{"title":"bowler","size":7}`+"\r\n0\r\n\r\n")
