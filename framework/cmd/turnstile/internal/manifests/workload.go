@@ -408,15 +408,41 @@ func (c *checker) checkSelectors() {
 			}
 		}
 	}
-	for o, b := range each[policyv1.PodDisruptionBudget](c.objects) {
-		if len(c.selected(selector(b.Spec.Selector))) == 0 {
-			c.problem(o, "selector", "select the labels of pods that there are", "it selects no pods")
-		}
-	}
+	c.checkBudgets()
 	for o, h := range each[autoscalingv2.HorizontalPodAutoscaler](c.objects) {
 		to := h.Spec.ScaleTargetRef
 		if !slices.ContainsFunc(c.workloads, func(w *workload) bool { return w.kind == to.Kind && w.name == to.Name }) {
 			c.problem(o, "scaleTargetRef", "name a workload that there is", "it scales %s/%s, which there is not", to.Kind, to.Name)
+		}
+	}
+}
+
+// checkBudgets has what runs more than once keep all pods but one while nodes are emptied, and nodes be emptied even while
+// pods are not ready: they wait for a database, say, and another node is as good for that.
+func (c *checker) checkBudgets() {
+	budgets := map[*workload]int{}
+	for o, b := range each[policyv1.PodDisruptionBudget](c.objects) {
+		found := c.selected(selector(b.Spec.Selector))
+		switch len(found) {
+		case 0:
+			c.problem(o, "selector", "select the labels of pods that there are", "it selects no pods")
+		case 1:
+		default:
+			c.problem(o, "selector", "have one for each", "it selects the pods of both %s and %s", found[0], found[1])
+		}
+		for _, w := range found {
+			budgets[w]++
+		}
+		if p := b.Spec.UnhealthyPodEvictionPolicy; p == nil || *p != policyv1.AlwaysAllow {
+			c.problem(o, "unhealthyPodEvictionPolicy", "set unhealthyPodEvictionPolicy: AlwaysAllow", "a node cannot be emptied while its pods are not ready")
+		}
+	}
+	for _, w := range c.workloads {
+		switch n := budgets[w]; {
+		case n > 1:
+			c.problem(w.object, "", "leave it one: Kubernetes evicts no pod that has several", "%d PodDisruptionBudgets select its pods", n)
+		case n == 0 && w.replicas > 1 && (w.kind == "Deployment" || w.kind == "StatefulSet"):
+			c.problem(w.object, "", "add one with maxUnavailable: 1", "no PodDisruptionBudget selects its pods, and all may be evicted at once")
 		}
 	}
 }
