@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -113,6 +114,38 @@ func idempotency() []rule {
 			k, o := uuid.NewString(), c.payable()
 			c.want(http.StatusCreated, nil, c.buyer, http.MethodPost, "/api/payments", pay(o, "tok_visa"), key(k))
 			c.want(http.StatusCreated, nil, c.buyer, http.MethodPost, "/api/tickets", object{"title": name, "price": 1}, key(k))
+		}},
+		rule{"while the first request is under way, another with its key is 409 with Retry-After", func(c *check) {
+			o, k := c.payable(), uuid.NewString()
+			type end struct {
+				answer
+				err error
+				at  time.Time
+			}
+			ended := make(chan end, 1)
+			go func() {
+				a, err := c.try(c.buyer, http.MethodPost, "/api/payments", pay(o, "tok_timeout"), key(k))
+				ended <- end{a, err, time.Now()}
+			}()
+			c.underWay(o)
+			asked := time.Now()
+			meanwhile := c.send(c.buyer, http.MethodPost, "/api/payments", pay(o, "tok_timeout"), key(k))
+			first := <-ended
+			if first.err != nil || first.status != http.StatusCreated {
+				c.Fatalf("%v (%v); want 201", first.answer, first.err)
+			}
+			if left := first.at.Sub(asked); left < time.Second {
+				c.Skipf("tok_timeout was answered after %v, which is too soon to ask in between", first.took)
+			}
+			if meanwhile.status != http.StatusConflict {
+				c.Fatalf("%v; want 409", meanwhile)
+			}
+			c.problem(meanwhile)
+			c.retryAfter(meanwhile)
+			again := c.want(http.StatusCreated, nil, c.buyer, http.MethodPost, "/api/payments", pay(o, "tok_timeout"), key(k))
+			if list := c.paid(o); again.text != first.text || len(list) != 1 {
+				c.Errorf("%v\nwant %v, and of the payments %+v only one", again, first.answer, list)
+			}
 		}},
 		rule{"without a key everything is done again", func(c *check) {
 			body := object{"title": name, "price": 1}

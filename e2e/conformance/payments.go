@@ -25,6 +25,17 @@ func (c *check) paid(o journey.Order) (list []payment) {
 	return list
 }
 
+// underWay waits until the buyer's payment of an order is.
+func (c *check) underWay(o journey.Order) {
+	c.Helper()
+	c.eventually("the payment is under way", func() error {
+		if len(c.paid(o)) == 0 {
+			return fmt.Errorf("there is none")
+		}
+		return nil
+	})
+}
+
 func pay(o journey.Order, token string) object { return object{"orderId": o.ID, "token": token} }
 
 func payments() []rule {
@@ -126,12 +137,7 @@ func payments() []rule {
 				_, err := c.try(c.buyer, http.MethodPost, "/api/payments", pay(o, "tok_timeout"))
 				answered <- err
 			}()
-			c.eventually("the payment is under way", func() error {
-				if len(c.paid(o)) == 0 {
-					return fmt.Errorf("there is none")
-				}
-				return nil
-			})
+			c.underWay(o)
 			c.cancel(o.ID)
 			if err := <-answered; err != nil {
 				c.Fatal(err)
