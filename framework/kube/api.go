@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -83,7 +84,7 @@ func (a *api) resource(group, version, name string) dynamic.ResourceInterface {
 func quiet(ctx context.Context) context.Context { return klog.NewContext(ctx, logr.Discard()) }
 
 // follow calls seen with all objects of a kind, or with that of the name, now and after every change, until ctx is
-// done. What fails is tried again, with growing pauses; asked is told how each request went.
+// done, and then returns at once. What fails is tried again, with growing pauses; asked is told how each request went.
 func follow(ctx context.Context, r dynamic.ResourceInterface, name string, seen func([]*unstructured.Unstructured), asked func(error)) {
 	only := func(o metav1.ListOptions) metav1.ListOptions {
 		if name != "" {
@@ -91,7 +92,10 @@ func follow(ctx context.Context, r dynamic.ResourceInterface, name string, seen 
 		}
 		return o
 	}
-	tell := func(ctx context.Context, err error) {
+	var telling sync.Mutex
+	tell := func(err error) {
+		telling.Lock()
+		defer telling.Unlock()
 		if ctx.Err() == nil {
 			asked(err)
 		}
@@ -99,19 +103,28 @@ func follow(ctx context.Context, r dynamic.ResourceInterface, name string, seen 
 	source := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			list, err := r.List(ctx, only(o))
-			tell(ctx, err)
+			tell(err)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			w, err := r.Watch(ctx, only(o))
-			tell(ctx, err)
+			tell(err)
 			return w, err
 		},
 	}
-	cache.NewReflectorWithOptions(source, nil, &store{seen: seen}, cache.ReflectorOptions{
+	cache.NewReflectorWithOptions(plain{source}, nil, &store{seen: seen}, cache.ReflectorOptions{
 		Name: "kube", Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 10, Cap: 10 * time.Second},
 	}).RunWithContext(quiet(ctx))
+	telling.Lock() // a list that ctx has ended may be about to tell
+	defer telling.Unlock()
 }
+
+// plain lists and then watches. The newer way, in which a watch begins with what there is (WatchList), sleeps through the
+// end of its context after a request that failed.
+type plain struct{ *cache.ListWatch }
+
+// IsWatchListSemanticsUnSupported is what client-go asks.
+func (plain) IsWatchListSemanticsUnSupported() bool { return true }
 
 // store has what is followed.
 type store struct {

@@ -143,6 +143,25 @@ func (c *cluster) credentials(change func(server *clientcmdapi.Cluster, user *cl
 	return file
 }
 
+// nobody writes a kubeconfig file of an API server that is not there.
+func nobody(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	cfg := clientcmdapi.NewConfig()
+	cfg.Clusters["none"] = &clientcmdapi.Cluster{Server: "http://" + listener.Addr().String()}
+	cfg.Contexts["none"] = &clientcmdapi.Context{Cluster: "none"}
+	cfg.CurrentContext = "none"
+	file := filepath.Join(t.TempDir(), "config")
+	if err := clientcmd.WriteToFile(*cfg, file); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // link is a connection to the API server that can be cut.
 type link struct {
 	listener net.Listener

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -321,6 +322,41 @@ func TestAPIServerIsAway(t *testing.T) {
 		t.Errorf("stopped after %s", took)
 	}
 	p.logged("whether work is still sent to this pod is not known after 100ms (KUBE_DRAIN_LIMIT)")
+}
+
+// What waits for an API server that refuses connections, also after many attempts, waits no longer than it should. Pauses
+// between attempts are left to chance, so many wait.
+func TestNothingOutwaitsItsEndWhileTheAPIServerIsAway(t *testing.T) {
+	t.Parallel()
+	const limit, many = 3 * time.Second, 10
+	var pod *kube.Pod
+	var lead func(ctx context.Context, task string, do func(context.Context)) error
+	run(t, "turnstile", "orders-a", nobody(t), func(_ *framework.Service, p *kube.Pod) error {
+		pod, lead = p, p.Lead("prune")
+		return nil
+	}, "KUBE_DRAIN_LIMIT="+limit.String())
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	var waiting sync.WaitGroup
+	began := time.Now()
+	for range many {
+		waiting.Go(func() {
+			err := pod.Drain(t.Context())
+			if took := time.Since(began); took < limit || took > limit+time.Second {
+				t.Errorf("drained after %s, want %s", took, limit)
+			}
+			if err == nil || !strings.Contains(err.Error(), "connection refused") {
+				t.Errorf("Drain = %v", err)
+			}
+		})
+		waiting.Go(func() {
+			err := lead(ctx, "prune", func(context.Context) { t.Error("led") })
+			if took := time.Since(began); err != nil || took > limit+time.Second {
+				t.Errorf("lead = %v after %s, cancelled after %s", err, took, limit)
+			}
+		})
+	}
+	waiting.Wait()
 }
 
 // Who is refused runs all the same, and says what is missing.
