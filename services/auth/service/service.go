@@ -60,6 +60,7 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 
 	s.Add("kubernetes", pod)
 	s.Add("database", db)
+	s.Add("passwords", server.NewPasswords(db, hasher))
 	s.Add("sessions", sessions)
 	events := event.NewClient(cfg.Events, outbox, nil, event.Telemetry{
 		Log: s.Log, Tracer: s.Tracer, Meter: s.Meter,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -258,6 +259,30 @@ func TestPasswordIsHashedAnew(t *testing.T) {
 			}
 			if now := stored(t, on, "ada@example.com", ""); !strings.HasPrefix(now, dear) {
 				t.Errorf("the hash is %s", now)
+			}
+		}
+	})
+}
+
+// After a change of the cost a process takes from its start on the work of both
+// costs to say no, and so tells nobody who has an address. The work is measured
+// in memory taken.
+func TestANoOfTwoCosts(t *testing.T) {
+	servicetest.Each(t, func(t *testing.T, on servicetest.Database) {
+		const dear = 64 << 10 // KiB: much more than all else here takes
+		h := start(t, on, fmt.Sprintf("PASSWORD_MEMORY=%d", dear))
+		h.post(t, 0, "signup", credentials("ada@example.com", "password"))
+		h.Stop()
+		h = start(t, on)
+		for _, email := range []string{"nobody@example.com", "ada@example.com", "nobody@example.com"} {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if a := h.post(t, 0, "signin", credentials(email, "Password")); a.status != http.StatusUnauthorized {
+				t.Errorf("%s: %d %s", email, a.status, a.body)
+			}
+			runtime.ReadMemStats(&after)
+			if took := (after.TotalAlloc - before.TotalAlloc) >> 10; took < dear || took > dear+dear/2 {
+				t.Errorf("%s: a no takes %d KiB, want little more than %d", email, took, dear)
 			}
 		}
 	})

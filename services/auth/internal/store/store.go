@@ -71,6 +71,33 @@ func ReplacePassword(ctx context.Context, tx *database.Tx, u user.User, hash str
 	return nil
 }
 
+const (
+	base64Digits = `'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'`
+
+	// costOf is how a stored hash begins, up to its salt: what users_cost indexes.
+	costOf = `rtrim(rtrim(rtrim(password, ` + base64Digits + `), '$'), ` + base64Digits + `)`
+
+	// maxCosts bounds what Costs lists, should hashes be damaged by the thousand.
+	maxCosts = 100
+)
+
+// Costs lists how stored hashes begin, up to the salt, each once: that tells
+// their cost. It takes one look into the index for each, however many users there
+// are.
+func Costs(ctx context.Context, q database.Querier) ([]string, error) {
+	var all []string
+	for last := ""; len(all) < maxCosts; all = append(all, last) {
+		err := q.QueryRowContext(ctx, `SELECT `+costOf+` FROM users WHERE `+costOf+` > $1 ORDER BY `+costOf+` LIMIT 1`, last).Scan(&last)
+		if errors.Is(err, sql.ErrNoRows) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list the costs of stored hashes: %w", err)
+		}
+	}
+	return all, nil
+}
+
 // SigningKey is a key that sessions are signed with from some time on.
 type SigningKey struct {
 	session.Key

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +38,55 @@ func TestAnAddressIsTakenOnce(t *testing.T) {
 		}
 		if err := insert(user.User{ID: "1", Email: "eve@example.com"}); err == nil || errors.Is(err, store.ErrTaken) {
 			t.Errorf("an id used twice: %v", err)
+		}
+	}, store.Migrations())
+}
+
+func TestCosts(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, db *database.DB) {
+		costs := func() []string {
+			t.Helper()
+			all, err := store.Costs(t.Context(), db)
+			if err != nil {
+				t.Fatal(err)
+			}
+			slices.Sort(all)
+			return all
+		}
+		if all := costs(); len(all) > 0 {
+			t.Errorf("without users: %q", all)
+		}
+		const dear, cheap, short = "$argon2id$v=19$m=1048576,t=10,p=64$", "$argon2id$v=19$m=64,t=1,p=1$", "$argon2id$v=19$m=64,t=1,p=2$"
+		var users []user.User
+		for i := range 3 {
+			for _, hash := range []string{
+				fmt.Sprintf("%sZZZ+/%d$ab%dcd+/", dear, i, i), fmt.Sprintf("%s%dAaz+/$%d", cheap, i, i), fmt.Sprintf("%sA$A", short), "damaged", "",
+			} {
+				users = append(users, user.User{ID: fmt.Sprint(len(users)), Email: fmt.Sprint(len(users)), Password: hash})
+			}
+		}
+		inTx := func(do func(tx *database.Tx, u user.User) error) {
+			t.Helper()
+			if err := db.InTx(t.Context(), func(tx *database.Tx) error {
+				for _, u := range users {
+					if err := do(tx, u); err != nil {
+						return err
+					}
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		inTx(func(tx *database.Tx, u user.User) error { return store.Insert(t.Context(), tx, u, time.Now()) })
+		if all := costs(); !slices.Equal(all, []string{dear, cheap, short}) {
+			t.Errorf("got %q", all)
+		}
+		inTx(func(tx *database.Tx, u user.User) error {
+			return store.ReplacePassword(t.Context(), tx, u, cheap+"new$new")
+		})
+		if all := costs(); !slices.Equal(all, []string{cheap}) {
+			t.Errorf("once all have one cost: %q", all)
 		}
 	}, store.Migrations())
 }

@@ -32,6 +32,12 @@ const (
 	laneMemory     = 8 // that a thread needs at least
 )
 
+// How long what hashes consist of is, in bytes. It hardly matters to their cost.
+const (
+	saltLength = 16
+	keyLength  = 32
+)
+
 // check returns all that is wrong with c, by variable.
 func (c Cost) check() error {
 	var wrong []error
@@ -67,7 +73,7 @@ type Hasher struct {
 	waiting atomic.Int64
 
 	mu  sync.Mutex
-	met []argon2id.Params // costs that there are: ours, and others of stored hashes
+	met []argon2id.Params // costs that there are: ours first, and others of stored hashes
 }
 
 // NewHasher returns a Hasher that makes hashes of the given cost. It fails if
@@ -81,7 +87,7 @@ func NewHasher(c Cost) (*Hasher, error) {
 	}
 	h := &Hasher{
 		params: &argon2id.Params{
-			Memory: c.Memory, Iterations: c.Iterations, Parallelism: c.Parallelism, SaltLength: 16, KeyLength: 32,
+			Memory: c.Memory, Iterations: c.Iterations, Parallelism: c.Parallelism, SaltLength: saltLength, KeyLength: keyLength,
 		},
 		slots: make(chan struct{}, c.AtOnce), room: int64(c.Waiting),
 	}
@@ -127,8 +133,7 @@ func (h *Hasher) Matches(ctx context.Context, password, hash string) (matches, o
 	return matches, outdated, err
 }
 
-// paramsOf returns what a hash was made with. Argon2 panics at what is not
-// checked here.
+// paramsOf returns the cost of a hash. Argon2 panics at what is not checked here.
 func paramsOf(hash string) (*argon2id.Params, error) {
 	params, salt, key, err := argon2id.DecodeHash(hash)
 	if err != nil {
@@ -138,24 +143,32 @@ func paramsOf(hash string) (*argon2id.Params, error) {
 	if err != nil || len(salt) == 0 || len(key) == 0 {
 		return nil, ErrDamaged
 	}
+	params.SaltLength, params.KeyLength = saltLength, keyLength
 	return params, nil
 }
 
-// maxMet bounds how many costs a no has to pretend.
-const maxMet = 4
+// Meet tells the hasher how stored hashes begin, up to the salt, so that it knows
+// their costs before it has seen one: a no takes the work of all of them.
+func (h *Hasher) Meet(beginnings ...string) {
+	for _, b := range beginnings {
+		if p, err := paramsOf(b + "c2FsdA$a2V5"); err == nil { // what else is stored is damaged
+			h.meet(*p)
+		}
+	}
+}
 
-// meet remembers the cost of a stored hash.
 func (h *Hasher) meet(p argon2id.Params) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !slices.Contains(h.met, p) && len(h.met) < maxMet {
+	if !slices.Contains(h.met, p) {
 		h.met = append(h.met, p)
 	}
 }
 
 // pretend has a no take as long as every other: as a comparison with a hash of
-// each cost that there is, of which one may have been made. After a change of
-// the cost there are two, until all have signed in once or the process ends.
+// each cost that there is, of which one may have been made. There is no limit to
+// how many: a cost that is left out would give away whose hash has it. They are
+// as few as the changes of the configuration.
 func (h *Hasher) pretend(password string, made argon2id.Params) error {
 	h.mu.Lock()
 	met := slices.Clone(h.met)
