@@ -1,8 +1,10 @@
 package service_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -178,7 +180,6 @@ func TestWebhook(t *testing.T) {
 	server.Settle("succeeded")
 	h.tell("refund.updated", server.Refunds()[intent.ID][0])
 	h.statuses(stripetest.SlowRefund, "refunded")
-	h.tell("refund.failed", refund)
 	if all := eventtest.AwaitEqual(h.peer, payments.Refunded{ID: slow.ID, OrderID: stripetest.SlowRefund}); len(all) != 1 {
 		t.Errorf("refunded: %+v", all)
 	}
@@ -207,4 +208,101 @@ func TestNoWebhook(t *testing.T) {
 	h := start(t, servicetest.SQLite(t))
 	body, signature := stripetest.Event(t, "payment_intent.succeeded", stripetest.Intent{})
 	h.Refused(http.StatusNotFound, nil, "", "POST", webhook, string(body), "Stripe-Signature", signature)
+}
+
+// TestFailedRefund: a refund can fail after it has succeeded. The money is then
+// still here, people are told until somebody has given it back in another way,
+// and Stripe does not give it back beside them.
+func TestFailedRefund(t *testing.T) {
+	server := stripetest.New(t)
+	h := start(t, servicetest.SQLite(t), withStripe(server, "PAYMENT_RECOVERY=10ms", "PAYMENT_TIMEOUT=1s")...)
+	pay := func(order string) (id string, intent stripetest.Intent) {
+		h.order(order)
+		var paid struct{ ID string }
+		h.Want(http.StatusCreated, &paid, "buyer", "POST", path, input{"orderId": order, "token": stripetest.Visa})
+		h.peer.Publish(orders.Cancelled{ID: order, Reason: orders.ByUser, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+		h.peer.Publish(orders.PaymentRefused{ID: order, PaymentID: paid.ID})
+		return paid.ID, only(t, server, paid.ID)
+	}
+	type kept struct {
+		ID, OrderID, ChargeID, Reason string
+		Amount                        int64
+	}
+	operator := func(status int, method, page, body string) (all []kept) {
+		t.Helper()
+		res, err := h.Send(t.Context(), "", method, h.AdminURLs[0]+"/debug/refunds/"+page, body)
+		if err != nil || res.Status != status {
+			t.Fatalf("%s %s: %v, %v; want %d", method, page, res, err, status)
+		}
+		if status == http.StatusOK {
+			if err := json.Unmarshal(res.Body, &all); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return all
+	}
+	metric := func(state string) (value string) {
+		t.Helper()
+		res, err := h.Send(t.Context(), "", "GET", h.AdminURLs[0]+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(res.Body)) {
+			if strings.HasPrefix(line, "turnstile_payments_unsettled{") && strings.Contains(line, `state="`+state+`"`) {
+				_, value, _ = strings.Cut(strings.TrimSpace(line), "} ")
+			}
+		}
+		return value
+	}
+
+	done, intent := pay("done")
+	h.statuses("done", "refunded")
+	refund := server.Refunds()[intent.ID][0]
+	refund.Status, refund.Failure = "failed", "expired_or_canceled_card"
+	h.tell("refund.failed", refund)
+	h.statuses("done", "captured")
+	slow, _ := pay(stripetest.SlowRefund)
+	h.Eventually(func() error {
+		if metric("refund") != "1" {
+			return fmt.Errorf("the refund is not under way: %q", metric("refund"))
+		}
+		return nil
+	})
+	server.Settle("failed")
+	h.Eventually(func() error { // by Recovery, without any news
+		if metric("refund_failed") != "2" || metric("refund") != "0" {
+			return fmt.Errorf("failed %q, under way %q", metric("refund_failed"), metric("refund"))
+		}
+		return nil
+	})
+	server.Forget()
+	asked := len(server.Calls())
+	want := []kept{
+		{done, "done", intent.ID, "expired_or_canceled_card", 1999},
+		{slow, stripetest.SlowRefund, only(t, server, slow).ID, "lost_or_stolen_card", 1999},
+	}
+	if all := operator(http.StatusOK, "GET", "", ""); !slices.Equal(all, want) {
+		t.Errorf("an operator sees %+v, want %+v", all, want)
+	}
+	for range 2 {
+		if all := operator(http.StatusOK, "POST", "returned", `{"id": "`+done+`"}`); !slices.Equal(all, want[1:]) {
+			t.Errorf("then an operator sees %+v, want %+v", all, want[1:])
+		}
+	}
+	h.statuses("done", "refunded")
+	h.tell("refund.updated", refund) // late news
+	operator(http.StatusBadRequest, "POST", "returned", `{}`)
+	operator(http.StatusNotFound, "POST", "returned", `{"id": "unknown"}`)
+	h.order("kept")
+	var paid struct{ ID string }
+	h.Want(http.StatusCreated, &paid, "buyer", "POST", path, input{"orderId": "kept", "token": stripetest.Visa})
+	operator(http.StatusConflict, "POST", "returned", `{"id": "`+paid.ID+`"}`)
+	for _, call := range server.Calls()[asked:] {
+		if strings.HasPrefix(call.Path, "/v1/refunds") {
+			t.Errorf("Stripe was asked to give back what had failed: %+v", call)
+		}
+	}
+	if h.statuses("done", "refunded"); metric("refund_failed") != "1" {
+		t.Errorf("refunds that failed: %q, want 1", metric("refund_failed"))
+	}
 }

@@ -29,8 +29,10 @@ type Return string
 // it has gone: see Payment.Shown.
 const (
 	NoReturn Return = ""
-	Due      Return = "due"  // the provider is being asked
-	Done     Return = "done" // it has gone back
+	Due      Return = "due"    // the provider is being asked
+	Done     Return = "done"   // it has gone back
+	Failed   Return = "failed" // it has not, and the provider gives it back no more: somebody has to
+	ByHand   Return = "hand"   // somebody has
 )
 
 // Refusal is why something cannot be done, in words for people.
@@ -77,7 +79,7 @@ type Payment struct {
 	Status   Status // Pending, Captured or Declined
 	Token    string // the means of payment; forgotten once the payment is not Pending
 	ChargeID string // the provider's id of the money that was taken
-	Reason   string // why the payment was declined, for people
+	Reason   string // why the payment was declined or its money cannot be given back, for people
 	Return   Return
 	Request  string // the request that began it, if it can be sent again: see web.IdempotencyID
 	Tries    int    // how often the provider was asked again
@@ -108,7 +110,7 @@ func Begin(id string, o Order, token string, at time.Time) (Payment, error) {
 // Shown is the payment's status for people. Money that is to go back, and has
 // not yet, is still taken.
 func (p Payment) Shown() Status {
-	if p.Return == Done {
+	if p.Return == Done || p.Return == ByHand {
 		return Refunded
 	}
 	return p.Status

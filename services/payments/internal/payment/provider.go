@@ -18,8 +18,10 @@ type Provider interface {
 
 	// Refund gives all the money of a charge back. It returns nil once the
 	// money has gone, also if somebody else had it returned. It fails with
-	// ErrNoCharge if there is no such charge. After any other error it is
-	// unknown what becomes of it, and to ask again with the same key tells.
+	// ErrNoCharge if there is no such charge, and with a *NotReturnedError if
+	// the refund has failed: then it is not asked again, since somebody may have
+	// given the money back in another way. After any other error it is unknown
+	// what becomes of it, and to ask again with the same key tells.
 	Refund(ctx context.Context, r Refund) error
 }
 
@@ -54,7 +56,15 @@ func (e *DeclinedError) Error() string { return "declined: " + e.Reason }
 // Unwrap returns Err.
 func (e *DeclinedError) Unwrap() error { return e.Err }
 
-// What a Provider may answer beside a *DeclinedError.
+// NotReturnedError is a provider's definite answer that a refund has failed.
+type NotReturnedError struct {
+	Reason string // for people
+}
+
+// Error implements error.
+func (e *NotReturnedError) Error() string { return "the refund failed: " + e.Reason }
+
+// What a Provider may answer beside a *DeclinedError or a *NotReturnedError.
 var (
 	ErrNoCharge = errors.New("the provider has no such charge")
 	ErrKeyUsed  = errors.New("the provider was asked for something else with this key before")

@@ -18,7 +18,7 @@ const scope = "github.com/turnstile-go/turnstile/services/payments"
 func (s *Server) Measure(meter metric.MeterProvider) error {
 	m := meter.Meter(scope)
 	number, err := m.Int64ObservableGauge("turnstile.payments.unsettled", metric.WithUnit("{payment}"),
-		metric.WithDescription("Payments that are pending, or whose money is to go back (refund)."))
+		metric.WithDescription("Payments that are pending, or whose money is to go back (refund), or whose refund failed (refund_failed)."))
 	if err != nil {
 		return fmt.Errorf("payments: %w", err)
 	}
@@ -30,11 +30,11 @@ func (s *Server) Measure(meter metric.MeterProvider) error {
 	_, err = m.RegisterCallback(func(ctx context.Context, observer metric.Observer) error {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
-		pending, refund, err := store.Backlogs(ctx, s.db)
+		all, err := store.Unfinished(ctx, s.db)
 		if err != nil {
 			return fmt.Errorf("payments: measure: %w", err)
 		}
-		for state, b := range map[string]store.Backlog{"pending": pending, "refund": refund} {
+		for state, b := range map[string]store.Backlog{"pending": all.Pending, "refund": all.Due, "refund_failed": all.Failed} {
 			with := metric.WithAttributes(attribute.String("state", state))
 			observer.ObserveInt64(number, b.Payments, with)
 			seconds := 0.0

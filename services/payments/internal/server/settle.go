@@ -70,15 +70,19 @@ type unansweredError struct{ err error }
 func (e *unansweredError) Error() string { return "the provider did not answer: " + e.err.Error() }
 func (e *unansweredError) Unwrap() error { return e.err }
 
-// refund asks the provider to give the money back, and writes down that it has.
-// It returns the payment as it is then.
+// refund asks the provider to give the money back, and writes down that it has,
+// or never will. It returns the payment as it is then.
 func (s *Server) refund(ctx context.Context, p payment.Payment) (payment.Payment, error) {
 	err := s.ask(ctx, func(ctx context.Context) error { return s.provider.Refund(ctx, p.Refund()) })
-	if err != nil {
+	failed, ok := errors.AsType[*payment.NotReturnedError](err)
+	if err != nil && !ok {
 		return payment.Payment{}, fmt.Errorf("give the money of payment %s of order %s back: %w", p.ID, p.OrderID, err)
 	}
 	return s.write(ctx, p.ID, func(ctx context.Context, tx *database.Tx) (payment.Payment, error) {
-		return s.returned(ctx, tx, p.ID)
+		if failed != nil {
+			return s.notReturned(ctx, tx, p.ID, failed.Reason)
+		}
+		return s.returned(ctx, tx, p.ID, store.Returned)
 	})
 }
 
@@ -141,12 +145,29 @@ func (s *Server) giveBack(ctx context.Context, tx *database.Tx, id, charge strin
 	return nil
 }
 
-// returned writes down that money has gone back, unless that is known, and tells
-// everybody. It returns the payment as it is then.
-func (s *Server) returned(ctx context.Context, tx *database.Tx, id string) (payment.Payment, error) {
-	now, changed, err := store.Returned(ctx, tx, id)
+// returned writes down, by one of the store's functions, that money has gone back,
+// unless that is known, and tells everybody. It returns the payment as it is then.
+func (s *Server) returned(
+	ctx context.Context, tx *database.Tx, id string,
+	note func(context.Context, *database.Tx, string) (now payment.Payment, changed bool, err error),
+) (payment.Payment, error) {
+	now, changed, err := note(ctx, tx, id)
 	if err != nil || !changed {
 		return now, err
 	}
 	return now, s.outbox.Publish(ctx, tx, payments.Refunded{ID: now.ID, OrderID: now.OrderID})
+}
+
+// notReturned writes down that a refund has failed, unless that is known. The
+// provider is not asked any more: somebody may be giving the money back in
+// another way. It returns the payment as it is then.
+func (s *Server) notReturned(ctx context.Context, tx *database.Tx, id, reason string) (payment.Payment, error) {
+	now, changed, err := store.NotReturned(ctx, tx, id, reason)
+	if err == nil && changed {
+		tx.AfterCommit(func() {
+			s.log.LogAttrs(ctx, slog.LevelError, "a refund failed: somebody has to give the money back",
+				slog.String("payment", now.ID), slog.String("order", now.OrderID), slog.String("reason", reason))
+		})
+	}
+	return now, err
 }

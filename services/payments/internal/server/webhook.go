@@ -78,11 +78,9 @@ func (s *Server) hear(ctx context.Context, n payment.News) error {
 		case payment.NotTaken:
 			_, err = s.settled(ctx, tx, p.Decline(n.Reason))
 		case payment.Returned:
-			_, err = s.returned(ctx, tx, p.ID)
-		case payment.NotReturned:
-			if p.Return != payment.NoReturn { // it can fail after it has succeeded
-				wrong("the refund failed (" + n.Reason + "): somebody has to give the money back")
-			}
+			_, err = s.returned(ctx, tx, p.ID, store.Returned)
+		case payment.NotReturned: // also after it has succeeded
+			_, err = s.notReturned(ctx, tx, p.ID, n.Reason)
 		}
 		return err
 	})

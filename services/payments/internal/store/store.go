@@ -141,6 +141,32 @@ func Returned(ctx context.Context, tx *database.Tx, id string) (now payment.Paym
 	return change(ctx, tx, id, `UPDATE payments SET refund = 'done' WHERE id = $1 AND refund = 'due' RETURNING `+columns)
 }
 
+// NotReturned notes that a refund has failed, and why, also if it was thought to
+// have succeeded. It returns the payment as it is then, and whether this call
+// changed it, or ErrNotFound.
+func NotReturned(ctx context.Context, tx *database.Tx, id, reason string) (now payment.Payment, changed bool, err error) {
+	return change(ctx, tx, id, `
+		UPDATE payments SET refund = 'failed', reason = $2
+		WHERE id = $1 AND refund IN ('due', 'done') RETURNING `+columns, reason)
+}
+
+// ReturnedByHand notes that somebody has given money back whose refund had
+// failed. It returns the payment as it is then, and whether this call changed it,
+// or ErrNotFound.
+func ReturnedByHand(ctx context.Context, tx *database.Tx, id string) (now payment.Payment, changed bool, err error) {
+	return change(ctx, tx, id, `UPDATE payments SET refund = 'hand' WHERE id = $1 AND refund = 'failed' RETURNING `+columns)
+}
+
+// Kept lists payments whose refunds have failed: the oldest first, a hundred at
+// most.
+func Kept(ctx context.Context, q database.Querier) ([]payment.Payment, error) {
+	all, err := database.QueryAll(ctx, q, scan, `SELECT `+columns+` FROM payments WHERE refund = 'failed' ORDER BY id LIMIT 100`)
+	if err != nil {
+		return nil, fmt.Errorf("list failed refunds: %w", err)
+	}
+	return all, nil
+}
+
 // change runs a conditional write of a payment.
 func change(ctx context.Context, tx *database.Tx, id, update string, args ...any) (now payment.Payment, changed bool, err error) {
 	now, err = scan(tx.QueryRowContext(ctx, update, append([]any{id}, args...)...))
@@ -166,27 +192,34 @@ func Unsettled(ctx context.Context, q database.Querier, at time.Time) ([]payment
 	return all, nil
 }
 
-// Backlog is how many payments wait for the provider, and when the oldest of them
-// was begun; zero if there is none.
+// Backlog is how many payments wait, and when the oldest of them was begun; zero
+// if there is none.
 type Backlog struct {
 	Payments int64
 	Oldest   time.Time
 }
 
-// Backlogs counts the payments that are not settled: those that are pending, and
-// those whose money is to go back.
-func Backlogs(ctx context.Context, q database.Querier) (pending, refund Backlog, err error) {
-	var oldestPending, oldestRefund uuid.NullUUID
+// Backlogs are the payments that are not settled.
+type Backlogs struct {
+	Pending Backlog // which the provider is asked for
+	Due     Backlog // whose money the provider is to give back
+	Failed  Backlog // whose money somebody has to give back
+}
+
+// Unfinished counts the payments that are not settled.
+func Unfinished(ctx context.Context, q database.Querier) (b Backlogs, err error) {
+	var pending, due, failed uuid.NullUUID
 	err = q.QueryRowContext(ctx, `
 		SELECT COUNT(*) FILTER (WHERE status = 'pending'), MIN(id) FILTER (WHERE status = 'pending'),
-			COUNT(*) FILTER (WHERE status <> 'pending'), MIN(id) FILTER (WHERE status <> 'pending')
+			COUNT(*) FILTER (WHERE status <> 'pending'), MIN(id) FILTER (WHERE status <> 'pending'),
+			(SELECT COUNT(*) FROM payments WHERE refund = 'failed'), (SELECT MIN(id) FROM payments WHERE refund = 'failed')
 		FROM payments WHERE status = 'pending' OR refund = 'due'`).
-		Scan(&pending.Payments, &oldestPending, &refund.Payments, &oldestRefund)
+		Scan(&b.Pending.Payments, &pending, &b.Due.Payments, &due, &b.Failed.Payments, &failed)
 	if err != nil {
-		return Backlog{}, Backlog{}, fmt.Errorf("count unsettled payments: %w", err)
+		return Backlogs{}, fmt.Errorf("count unsettled payments: %w", err)
 	}
-	pending.Oldest, refund.Oldest = begun(oldestPending), begun(oldestRefund)
-	return pending, refund, nil
+	b.Pending.Oldest, b.Due.Oldest, b.Failed.Oldest = begun(pending), begun(due), begun(failed)
+	return b, nil
 }
 
 // begun is the time that a payment's id has in it.

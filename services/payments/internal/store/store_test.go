@@ -154,6 +154,48 @@ func TestGiveBack(t *testing.T) {
 			}
 			return err
 		})
+		inTx(t, db, func(tx *database.Tx) error {
+			got, changed, err := store.NotReturned(t.Context(), tx, "4", "account closed")
+			if changed || got.Return != payment.NoReturn {
+				t.Errorf("not returned what stays: %+v, %t", got, changed)
+			}
+			return err
+		})
+		kept := func(want ...payment.Payment) {
+			t.Helper()
+			if got, err := store.Kept(t.Context(), db); !slices.Equal(got, want) || err != nil {
+				t.Errorf("kept are %+v, %v; want %+v", got, err, want)
+			}
+		}
+		kept()
+		captured.Return, captured.Reason = payment.Failed, "account closed" // although it had succeeded
+		for _, changes := range []bool{true, false} {
+			inTx(t, db, func(tx *database.Tx) error {
+				got, changed, err := store.NotReturned(t.Context(), tx, "2", "account closed")
+				if got != captured || changed != changes || got.Shown() != payment.Captured {
+					t.Errorf("not returned: %+v, %t; want %+v, %t", got, changed, captured, changes)
+				}
+				return err
+			})
+		}
+		kept(captured)
+		if all, err := store.Unsettled(t.Context(), db, time.Now().Add(time.Hour)); len(all) != 2 || err != nil {
+			t.Errorf("the provider is to be asked about %+v, %v; want the pending one and the late one", all, err)
+		}
+		inTx(t, db, func(tx *database.Tx) error {
+			if got, changed, err := store.Returned(t.Context(), tx, "2"); got != captured || changed || err != nil {
+				t.Errorf("returned after it has failed: %+v, %t, %v", got, changed, err)
+			}
+			captured.Return = payment.ByHand
+			if got, changed, err := store.ReturnedByHand(t.Context(), tx, "2"); got != captured || !changed || got.Shown() != payment.Refunded || err != nil {
+				t.Errorf("returned by hand: %+v, %t, %v", got, changed, err)
+			}
+			if got, changed, err := store.NotReturned(t.Context(), tx, "2", "late"); got != captured || changed || err != nil {
+				t.Errorf("failed once more: %+v, %t, %v", got, changed, err)
+			}
+			return nil
+		})
+		kept()
 		if _, _, err := change(t, db, "unknown"); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("give back of an unknown payment: %v", err)
 		}
@@ -186,20 +228,26 @@ func TestBacklogs(t *testing.T) {
 				store.Insert(t.Context(), tx, newPayment(id(begun.Add(time.Second)), "o4").Decline("why"), begun),
 			)
 		})
-		expect := func(pending, refund store.Backlog) {
+		expect := func(pending, due, failed store.Backlog) {
 			t.Helper()
-			p, r, err := store.Backlogs(t.Context(), db)
-			if p.Payments != pending.Payments || !p.Oldest.Equal(pending.Oldest) ||
-				r.Payments != refund.Payments || !r.Oldest.Equal(refund.Oldest) || err != nil {
-				t.Errorf("pending %v, to go back %v, %v; want %v and %v", p, r, err, pending, refund)
+			same := func(a, b store.Backlog) bool { return a.Payments == b.Payments && a.Oldest.Equal(b.Oldest) }
+			b, err := store.Unfinished(t.Context(), db)
+			if !same(b.Pending, pending) || !same(b.Due, due) || !same(b.Failed, failed) || err != nil {
+				t.Errorf("%+v, %v; want %v, %v and %v", b, err, pending, due, failed)
 			}
 		}
 		pending := store.Backlog{Payments: 2, Oldest: begun.Add(time.Minute)}
-		expect(pending, store.Backlog{})
+		expect(pending, store.Backlog{}, store.Backlog{})
 		if _, _, err := change(t, db, id(begun)); err != nil {
 			t.Fatal(err)
 		}
-		expect(pending, store.Backlog{Payments: 1, Oldest: begun})
+		refund := store.Backlog{Payments: 1, Oldest: begun}
+		expect(pending, refund, store.Backlog{})
+		inTx(t, db, func(tx *database.Tx) error {
+			_, _, err := store.NotReturned(t.Context(), tx, id(begun), "account closed")
+			return err
+		})
+		expect(pending, store.Backlog{}, refund)
 	}, store.Migrations())
 }
 

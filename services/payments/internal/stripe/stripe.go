@@ -7,6 +7,7 @@
 package stripe
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -241,28 +242,68 @@ func (p *Provider) Refund(ctx context.Context, r payment.Refund) error {
 	refused, _ := errors.AsType[*refusal](err)
 	switch {
 	case refused != nil && refused.answer.Code == stripe.ErrorCodeChargeAlreadyRefunded:
-		return nil
+		err = p.refunded(ctx, r)
 	case refused != nil && refused.answer.Code == stripe.ErrorCodeResourceMissing:
-		return fmt.Errorf("stripe: refund %s of %s: %w", r.Key, r.ChargeID, payment.ErrNoCharge)
+		err = payment.ErrNoCharge
 	case refused != nil && refused.answer.Type == stripe.ErrorTypeIdempotency:
-		return fmt.Errorf("stripe: refund %s of %s: %w", r.Key, r.ChargeID, payment.ErrKeyUsed)
+		err = payment.ErrKeyUsed
 	case err != nil:
-		return fmt.Errorf("stripe: refund %s of %s: %w", r.Key, r.ChargeID, err)
 	case refund.Metadata[metaPayment] != r.PaymentID:
-		return fmt.Errorf("stripe: refund %s of %s: the answer, refund %q, is about something else", r.Key, r.ChargeID, refund.ID)
-	case refund.Status != stripe.RefundStatusSucceeded:
-		return fmt.Errorf("stripe: refund %s of %s: %s is %s%s", r.Key, r.ChargeID, refund.ID, refund.Status, failure(refund))
+		err = fmt.Errorf("the answer, refund %q, is about something else", refund.ID)
+	default:
+		err = gone(refund)
+	}
+	if err != nil {
+		return fmt.Errorf("stripe: refund %s of %s: %w", r.Key, r.ChargeID, err)
 	}
 	return nil
 }
 
-// failure is why a refund failed, if it did.
-func failure(r *stripe.Refund) string {
-	if r.FailureReason == "" {
-		return ""
+// refunded returns nil if all the money of a charge of which nothing is left to
+// be refunded has gone. A refund that has not succeeded yet counts for Stripe.
+func (p *Provider) refunded(ctx context.Context, r payment.Refund) error {
+	type result struct {
+		gone    int64
+		waiting error
 	}
-	return " (" + string(r.FailureReason) + "): somebody has to give the money back in another way"
+	all, err := try(ctx, p, func() (all result, err error) {
+		params := &stripe.RefundListParams{PaymentIntent: stripe.String(r.ChargeID)}
+		for refund, err := range p.client.V1Refunds.List(ctx, params).All(ctx) {
+			if err != nil {
+				return all, err
+			}
+			if unfinished := gone(refund); unfinished == nil {
+				all.gone += refund.Amount
+			} else if _, failed := errors.AsType[*payment.NotReturnedError](unfinished); !failed {
+				all.waiting = unfinished
+			}
+		}
+		return all, nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case all.gone >= r.Amount:
+		return nil
+	case all.waiting != nil:
+		return all.waiting
+	}
+	return fmt.Errorf("nothing is left to be refunded, and only %d of %d have gone back", all.gone, r.Amount)
 }
+
+// gone returns nil if the money of a refund has gone.
+func gone(r *stripe.Refund) error {
+	switch r.Status {
+	case stripe.RefundStatusSucceeded:
+		return nil
+	case stripe.RefundStatusFailed, stripe.RefundStatusCanceled:
+		return &payment.NotReturnedError{Reason: failure(r)}
+	}
+	return fmt.Errorf("%s is %s", r.ID, r.Status)
+}
+
+// failure is why a refund failed.
+func failure(r *stripe.Refund) string { return cmp.Or(string(r.FailureReason), string(r.Status)) }
 
 // reasonOf tells people why nothing was taken.
 func reasonOf(intent *stripe.PaymentIntent) string {
@@ -417,7 +458,7 @@ func (p *Provider) News(body []byte, signature string) (*payment.News, error) {
 		case stripe.RefundStatusSucceeded:
 			n.Result = payment.Returned
 		case stripe.RefundStatusFailed, stripe.RefundStatusCanceled:
-			n.Result, n.Reason = payment.NotReturned, string(refund.FailureReason)
+			n.Result, n.Reason = payment.NotReturned, failure(&refund)
 		default:
 			return nil, nil
 		}

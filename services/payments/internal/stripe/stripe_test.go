@@ -230,9 +230,36 @@ func TestAnswers(t *testing.T) {
 			t.Error("refunded before it is")
 		}
 	}
+	server.Forget() // a day later
+	if err := p.Refund(t.Context(), providertest.Refund("b", id)); err == nil || !strings.Contains(err.Error(), "pending") {
+		t.Errorf("refunded before it is, when the key is forgotten: %v", err)
+	}
 	server.Settle("failed")
-	if err := p.Refund(t.Context(), providertest.Refund("b", id)); err == nil || !strings.Contains(err.Error(), "lost_or_stolen_card") {
+	if err := p.Refund(t.Context(), providertest.Refund("b", id)); err == nil || !strings.Contains(err.Error(), "pending") {
+		t.Errorf("a new refund after one that failed: %v", err)
+	}
+	server.Settle("failed")
+	err = p.Refund(t.Context(), providertest.Refund("b", id))
+	if failed, ok := errors.AsType[*payment.NotReturnedError](err); !ok || failed.Reason != "lost_or_stolen_card" {
 		t.Errorf("a refund that failed: %v", err)
+	}
+}
+
+// TestRefundInParts: what people have refunded by hand counts as far as it has gone.
+func TestRefundInParts(t *testing.T) {
+	p, server := start(t)
+	id, err := p.Charge(t.Context(), providertest.Charge("a", stripetest.Visa))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Return(id, 1000, "succeeded")
+	server.Return(id, 999, "pending")
+	if err := p.Refund(t.Context(), providertest.Refund("a", id)); err == nil || !strings.Contains(err.Error(), "pending") {
+		t.Errorf("a half that has gone and one that is pending: %v", err)
+	}
+	server.Settle("succeeded")
+	if err := p.Refund(t.Context(), providertest.Refund("a", id)); err != nil {
+		t.Errorf("both halves have gone: %v", err)
 	}
 }
 
@@ -320,7 +347,7 @@ func TestNews(t *testing.T) {
 		{"payment_intent.canceled", intent, failed},
 		{"refund.updated", refund, &payment.News{PaymentID: "a", Result: payment.Returned}},
 		{"charge.refund.updated", refund, &payment.News{PaymentID: "a", Result: payment.Returned}},
-		{"refund.failed", with(refund, "failed"), &payment.News{PaymentID: "a", Result: payment.NotReturned}},
+		{"refund.failed", with(refund, "failed"), &payment.News{PaymentID: "a", Result: payment.NotReturned, Reason: "failed"}},
 		{"refund.updated", with(refund, "pending"), nil},
 		{"payment_intent.created", intent, nil},
 		{"customer.created", map[string]string{"id": "cus_1"}, nil},

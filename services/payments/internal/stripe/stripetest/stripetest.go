@@ -191,6 +191,15 @@ func (s *Server) Settle(status string) {
 	}
 }
 
+// Return makes a refund of a part of what a PaymentIntent has taken, as people do
+// by hand.
+func (s *Server) Return(intent string, amount int64, status string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &Refund{ID: "re_" + rand.Text(), Object: "refund", Amount: amount, Intent: intent, Status: status}
+	s.refunds[r.ID] = r
+}
+
 // SlowRefund is an order whose money goes back only with Settle.
 const SlowRefund = "slow-refund"
 
@@ -369,6 +378,10 @@ func (s *Server) do(call Call, form, query url.Values) (int, any) {
 		return http.StatusOK, i
 	case call.Method == http.MethodPost && path == "refunds":
 		return s.refund(form)
+	case path == "refunds":
+		return http.StatusOK, map[string]any{
+			"object": "list", "url": call.Path, "has_more": false, "data": s.refundsOf(query.Get("payment_intent")),
+		}
 	case strings.HasPrefix(path, "refunds/"):
 		return http.StatusOK, s.refunds[strings.TrimPrefix(path, "refunds/")]
 	}
@@ -414,13 +427,17 @@ func (s *Server) refund(form url.Values) (int, any) {
 	if i == nil {
 		return http.StatusNotFound, wrong("invalid_request_error", "resource_missing", "No such payment_intent", "payment_intent")
 	}
-	for _, r := range s.refunds {
-		if r.Intent == i.ID && r.Status != "failed" {
-			return http.StatusBadRequest, wrong("invalid_request_error", "charge_already_refunded", "It has been refunded.", "")
+	left := i.Amount
+	for _, r := range s.refundsOf(i.ID) {
+		if r.Status != "failed" {
+			left -= r.Amount
 		}
 	}
+	if left == 0 {
+		return http.StatusBadRequest, wrong("invalid_request_error", "charge_already_refunded", "It has been refunded.", "")
+	}
 	r := &Refund{
-		ID: "re_" + rand.Text(), Object: "refund", Amount: i.Amount, Intent: i.ID, Status: "succeeded",
+		ID: "re_" + rand.Text(), Object: "refund", Amount: left, Intent: i.ID, Status: "succeeded",
 		Metadata: map[string]string{"payment": form.Get("metadata[payment]")},
 	}
 	if i.Metadata["order"] == SlowRefund {
@@ -428,6 +445,16 @@ func (s *Server) refund(form url.Values) (int, any) {
 	}
 	s.refunds[r.ID] = r
 	return http.StatusOK, r
+}
+
+func (s *Server) refundsOf(intent string) []*Refund {
+	all := []*Refund{}
+	for _, r := range s.refunds {
+		if r.Intent == intent {
+			all = append(all, r)
+		}
+	}
+	return all
 }
 
 func wrong(typ, code, message, param string) any {
