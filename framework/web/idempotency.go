@@ -45,13 +45,16 @@ func attemptFrom(ctx context.Context) *attempt {
 	return a
 }
 
-// IdempotencyID names the request that ctx belongs to, and those that repeat it: it is a hash of the operation, the caller
-// and the Idempotency-Key. It is empty for a request without that header. See [Once].
+// IdempotencyID names the request that ctx belongs to, and those that repeat it: it is a hash of the operation, the caller,
+// the Idempotency-Key, and of what is asked for, since after a failure the key may be used for something else. It is empty
+// for a request without that header. See [Once].
 func IdempotencyID(ctx context.Context) string {
-	if a := attemptFrom(ctx); a != nil {
-		return a.id
+	a := attemptFrom(ctx)
+	if a == nil {
+		return ""
 	}
-	return ""
+	id := sha256.Sum256([]byte(a.id + a.fingerprint))
+	return hex.EncodeToString(id[:])
 }
 
 // attempt calls next with a request that brings an Idempotency-Key.

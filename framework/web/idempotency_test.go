@@ -469,4 +469,15 @@ func TestIdempotencyID(t *testing.T) {
 	if bob := id("/api/hats/mine", "k", "bob"); bob == ann {
 		t.Error("two callers have the same")
 	}
+	if other := id("/api/hats/mine", "another", "ann"); other == ann {
+		t.Error("two keys have the same")
+	}
+	o.setDuring(func(string) error { return web.Conflict("no") }) // so that the key is as good as new
+	asked := func(body string) string {
+		wants(t, o.post("/api/hats", "again", body, ""), http.StatusConflict)
+		return <-o.ids
+	}
+	if first := asked(bowler); first != asked(bowler) || first == asked(strings.Replace(bowler, `"title"`, `"more": 1, "title"`, 1)) {
+		t.Error("two bodies have the same, or one has two")
+	}
 }

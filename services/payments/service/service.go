@@ -36,6 +36,9 @@ func Assemble(s *framework.Service, cfg Config, brokers ...event.Broker) error {
 	if cfg.Recovery <= 0 {
 		return fmt.Errorf("PAYMENT_RECOVERY is %s: pending payments must be looked for now and then", cfg.Recovery)
 	}
+	if cfg.ProviderTimeout <= 0 {
+		return fmt.Errorf("PAYMENT_TIMEOUT is %s: the payment provider must have time to answer", cfg.ProviderTimeout)
+	}
 	pod, err := kube.New(s, cfg.Kube)
 	if err != nil {
 		return err

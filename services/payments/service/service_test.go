@@ -121,6 +121,18 @@ func TestPay(t *testing.T) {
 	})
 }
 
+// TestConfig: without time for the provider, or for those who ask it again, no
+// payment is ever settled.
+func TestConfig(t *testing.T) {
+	for _, name := range []string{"PAYMENT_RECOVERY", "PAYMENT_TIMEOUT"} {
+		cfg := service.Config{Recovery: time.Second, ProviderTimeout: time.Second}
+		*map[string]*time.Duration{"PAYMENT_RECOVERY": &cfg.Recovery, "PAYMENT_TIMEOUT": &cfg.ProviderTimeout}[name] = 0
+		if err := service.Assemble(&framework.Service{}, cfg); err == nil || !strings.Contains(err.Error(), name+" is 0s") {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+}
+
 func TestChecksInOrder(t *testing.T) {
 	h := start(t, servicetest.SQLite(t))
 	h.order("o")
@@ -139,7 +151,7 @@ func TestChecksInOrder(t *testing.T) {
 	} {
 		h.Refused(http.StatusUnprocessableEntity, test.messages, "buyer", "POST", path, test.body)
 	}
-	h.Refused(http.StatusNotFound, []string{"Order not found"}, "buyer", "POST", path, input{"orderId": "unknown", "token": "tok_visa"})
+	h.Refused(http.StatusNotFound, []string{"Order not found"}, "buyer", "POST", path, input{"orderId": "unknown", "token": strings.Repeat("é", 500)})
 	h.Refused(http.StatusForbidden, nil, "stranger", "POST", path, input{"orderId": "o", "token": "tok_visa"})
 
 	h.orderUntil("expired", time.Now())
@@ -264,6 +276,8 @@ func TestRepeated(t *testing.T) {
 		pay(http.StatusServiceUnavailable, nil, "one")
 		h.Refused(http.StatusConflict, []string{"Order is already paid or being paid"}, "buyer", "POST", path, input{"orderId": "o", "token": "tok_visa"})
 		pay(http.StatusConflict, nil, "two")
+		h.Refused(http.StatusConflict, []string{"Order is already paid or being paid"}, "buyer", "POST", path,
+			input{"orderId": "o", "token": "tok_chargeDeclined"}, "Idempotency-Key", "one")
 		pending := h.list("buyer", "")
 		var first, again struct{ ID string }
 		pay(http.StatusCreated, &first, "one") // the sandbox is late once
@@ -279,6 +293,23 @@ func TestRepeated(t *testing.T) {
 			t.Errorf("payments: %+v", all)
 		}
 	}, "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=2s", "PAYMENT_RECOVERY=1h")
+}
+
+// TestRepeatedAfterARefund: whose money goes back has not paid, whoever repeats
+// what.
+func TestRepeatedAfterARefund(t *testing.T) {
+	h := start(t, servicetest.SQLite(t), "SANDBOX_DELAY=1h", "PAYMENT_TIMEOUT=1s", "PAYMENT_RECOVERY=50ms")
+	pay := func(status int) {
+		t.Helper()
+		h.Want(status, nil, "buyer", "POST", path, input{"orderId": "o", "token": "tok_timeout"}, "Idempotency-Key", "one")
+	}
+	h.order("o")
+	pay(http.StatusServiceUnavailable)
+	h.statuses("o", "captured") // by Recovery
+	h.peer.Publish(orders.Cancelled{ID: "o", Reason: orders.Expired, Ticket: orders.TicketRef{ID: "t"}, Version: 1})
+	h.peer.Publish(orders.PaymentRefused{ID: "o", PaymentID: h.list("buyer", "")[0].ID})
+	h.statuses("o", "refunded")
+	pay(http.StatusConflict)
 }
 
 // TestRepeatedAfterADecline: what was declined is tried anew.

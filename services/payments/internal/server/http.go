@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
@@ -59,7 +60,7 @@ func (in PaymentInput) Validate() (fields []web.Field) {
 	switch {
 	case strings.TrimSpace(in.Token) == "":
 		fields = append(fields, web.Field{Name: "token", Message: "Token is required"})
-	case len(in.Token) > maxToken:
+	case utf8.RuneCountInString(in.Token) > maxToken:
 		fields = append(fields, web.Field{Name: "token", Message: "Token is too long"})
 	}
 	return fields
@@ -133,7 +134,7 @@ func (s *Server) begin(ctx context.Context, in PaymentInput) (payment.Payment, e
 	request := web.IdempotencyID(ctx)
 	if request != "" {
 		p, err := store.Live(ctx, s.db, o.ID)
-		if err == nil && p.Request == request {
+		if err == nil && p.Request == request && p.Return == payment.NoReturn {
 			return p, nil
 		}
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
