@@ -2,9 +2,11 @@ package store_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -194,4 +196,34 @@ func TestOneLiveOrder(t *testing.T) {
 			t.Errorf("%d changes, %+v, %v", n, o, err)
 		}
 	}, store.Migrations())
+}
+
+// asked notes what is asked.
+type asked struct {
+	database.Querier
+	query string
+}
+
+func (a *asked) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	a.query = query
+	return a.Querier.QueryRowContext(ctx, query, args...)
+}
+
+// TestHolderIsFound, not searched for among all orders: a ticket is deleted in a transaction for which all others wait.
+func TestHolderIsFound(t *testing.T) {
+	db := databasetest.SQLite(t, store.Migrations())
+	q := &asked{Querier: db}
+	if _, err := store.Holder(t.Context(), q, "t"); !errors.Is(err, store.ErrNotFound) {
+		t.Fatal(err)
+	}
+	type step struct {
+		id, parent, unused int
+		detail             string
+	}
+	plan, err := database.QueryAll(t.Context(), db, func(r database.Row) (s step, err error) {
+		return s, r.Scan(&s.id, &s.parent, &s.unused, &s.detail)
+	}, "EXPLAIN QUERY PLAN "+q.query, "t")
+	if err != nil || len(plan) != 1 || !strings.Contains(plan[0].detail, "orders_live") {
+		t.Errorf("the plan is %+v, %v", plan, err)
+	}
 }
