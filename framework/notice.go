@@ -14,7 +14,7 @@ type Notice struct {
 	Time   time.Time
 	Level  slog.Level
 	Reason string // names it for machines, in CamelCase: the value of the attribute
-	Text   string // the message with its other attributes
+	Text   string // the message with its other attributes, but for "attempt" and "in", so that a failure is told in the same words again
 }
 
 // OnNotice has fn called with every notice. It is called by whoever logs it: it must not wait, nor log.

@@ -22,7 +22,7 @@ type Notices struct {
 }
 
 // Tell has fn called with every notice from now on, by whoever logs it: it must not wait, nor log. The text is what
-// the record says, with its other attributes.
+// the record says, with its other attributes, but for the number of the attempt and the time until the next.
 func (n *Notices) Tell(fn func(reason, text string, r slog.Record)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -69,7 +69,10 @@ func reasonOf(r slog.Record) (reason string) {
 func textOf(r slog.Record) string {
 	var others []string
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key != noticeKey {
+		switch a.Key {
+		case noticeKey:
+		case "attempt", "in": // with what differs at every try, it would never be the same notice again
+		default:
 			others = append(others, fmt.Sprintf("%s=%v", a.Key, a.Value))
 		}
 		return true
