@@ -157,7 +157,7 @@ func TestNoticesBecomeEvents(t *testing.T) {
 		t.Errorf("counted %+v", e.Series)
 	}
 	letters, err := c.CoreV1().Events(c.namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=DeadLetter"})
-	if n := len(letters.Items); err != nil || n > 25 {
+	if n := len(letters.Items); err != nil || n > 11 { // one more may be due meanwhile
 		t.Errorf("%d Events of dead letters, %v", n, err)
 	}
 }

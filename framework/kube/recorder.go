@@ -24,7 +24,7 @@ import (
 
 const (
 	queueLength  = 100              // notices that wait for the recorder
-	newAtOnce    = 25               // Events of different text, and then
+	newAtOnce    = 10               // Events of one reason whose texts differ, and then
 	newEvery     = 10 * time.Second // one so often
 	countEvery   = 10 * time.Second // the same Event is counted up so often
 	eventLife    = time.Hour        // the API server forgets Events after that
@@ -36,7 +36,8 @@ const (
 )
 
 // recorder makes notices Events of the pod. The same notice again only counts its Event up, so that a storm of them is
-// a request every ten seconds; different ones are limited.
+// a request every ten seconds; different ones are limited, those of each reason by themselves, so that a storm of dead
+// letters leaves room for the loss of a broker.
 type recorder struct {
 	events    dynamic.ResourceInterface
 	pod       framework.Pod
@@ -45,9 +46,9 @@ type recorder struct {
 
 	queue   chan framework.Notice
 	dropped atomic.Int64
-	limit   *rate.Limiter
-	told    map[string]*series // by what is the same of them
-	rest    time.Time          // no request before, because the last one failed
+	limits  map[string]*rate.Limiter // by reason, of which there are few
+	told    map[string]*series       // by what is the same of them
+	rest    time.Time                // no request before, because the last one failed
 	pause   time.Duration
 	failing trouble
 }
@@ -64,7 +65,7 @@ type series struct {
 func newRecorder(a *api, s *framework.Service) *recorder {
 	return &recorder{
 		events: a.events(), pod: s.Pod, component: s.Name, log: s.Log,
-		queue: make(chan framework.Notice, queueLength), limit: rate.NewLimiter(rate.Every(newEvery), newAtOnce),
+		queue: make(chan framework.Notice, queueLength), limits: map[string]*rate.Limiter{},
 		told: map[string]*series{}, failing: trouble{log: s.Log, what: "notices do not become Events"},
 	}
 }
@@ -123,7 +124,12 @@ func (r *recorder) count(n framework.Notice) {
 	key := strings.Join([]string{eventType(n), n.Reason, n.Text}, "\x00")
 	s := r.told[key]
 	if s == nil {
-		if !r.limit.Allow() {
+		limit := r.limits[n.Reason]
+		if limit == nil {
+			limit = rate.NewLimiter(rate.Every(newEvery), newAtOnce)
+			r.limits[n.Reason] = limit
+		}
+		if !limit.Allow() {
 			r.dropped.Add(1)
 			return
 		}
