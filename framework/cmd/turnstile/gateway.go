@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"strings"
 	"time"
 
@@ -68,7 +67,7 @@ func serveGateway(ctx context.Context, out *console.Console, g *gateway.Gateway,
 	if err != nil {
 		return fmt.Errorf("gateway: %w; choose another address with --listen", err)
 	}
-	server := &http.Server{Handler: g, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	server := g.Server()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	out.Say(console.Good, "gateway on %s", listener.Addr())

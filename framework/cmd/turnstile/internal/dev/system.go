@@ -10,7 +10,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,7 +130,7 @@ func (s *System) Run(ctx context.Context, body func(ctx context.Context) error) 
 			return fmt.Errorf("create the folder for state: %w", err)
 		}
 	}
-	server := &http.Server{Handler: s.gateway, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	server := s.gateway.Server()
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(listener) }()
 	defer func() {

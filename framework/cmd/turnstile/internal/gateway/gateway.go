@@ -13,10 +13,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -82,9 +84,13 @@ func New(hold time.Duration) *Gateway {
 		Transport: (*transport)(g),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme = "http"
-			r.Out.URL.Host = r.In.Context().Value(target{}).(string) // the transport puts the address there
-			r.Out.Host = r.In.Host                                   // origin checks compare with what the browser sees
+			r.Out.URL.Host = parcelOf(r.In).service // the transport puts the address there
+			r.Out.Host = r.In.Host                  // origin checks compare with what the browser sees
 			r.SetXForwarded()
+		},
+		ModifyResponse: func(r *http.Response) error {
+			parcelOf(r.Request).answer(r.Header)
+			return nil
 		},
 		ErrorHandler: g.fail,
 		ErrorLog:     log.New(io.Discard, "", 0), // fail answers; what else is said is about clients that went away
@@ -144,8 +150,17 @@ func (g *Gateway) notify() {
 // Close closes the idle connections to services.
 func (g *Gateway) Close() { g.base.CloseIdleConnections() }
 
-// target is the context key of the name of the service that a request is for.
-type target struct{}
+// Server returns a server of the gateway. It gives clients more time than services do (15 s for a request), so that it is their
+// service that tells them, and ends the connections of those that take even longer.
+func (g *Gateway) Server() *http.Server {
+	return &http.Server{
+		Handler:           g,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       g.hold + 20*time.Second, // a body that is held goes on to its service afterwards
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10, // as services have it
+	}
+}
 
 // ServeHTTP passes the request on.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -162,7 +177,72 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	g.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), target{}, name)))
+	p := &parcel{service: name, body: r.Body}
+	p.over.Store(r.ContentLength == 0)
+	r = r.WithContext(context.WithValue(r.Context(), parcelKey{}, p))
+	r.Body = p
+	g.proxy.ServeHTTP(w, r)
+	p.end(w)
+}
+
+// parcel is a request's body on its way to a service. The service may answer before it has all of it, because it does not
+// want it or it does not come. Left to itself, net/http waits for the body then: with the answer first, and later for ever.
+type parcel struct {
+	service string // its name
+
+	reading sync.Mutex
+	body    io.ReadCloser
+	late    bool        // it did not come in time
+	left    bool        // nobody wants more of it
+	over    atomic.Bool // all of it has been read
+}
+
+type parcelKey struct{}
+
+func parcelOf(r *http.Request) *parcel { return r.Context().Value(parcelKey{}).(*parcel) }
+
+// Read is called by the transport, also after the answer.
+func (p *parcel) Read(b []byte) (int, error) {
+	p.reading.Lock()
+	defer p.reading.Unlock()
+	if p.left {
+		return 0, net.ErrClosed
+	}
+	n, err := p.body.Read(b)
+	if errors.Is(err, io.EOF) {
+		p.over.Store(true)
+	}
+	p.late = p.late || errors.Is(err, os.ErrDeadlineExceeded)
+	return n, err
+}
+
+func (p *parcel) isLate() bool {
+	p.reading.Lock()
+	defer p.reading.Unlock()
+	return p.late
+}
+
+// Close does nothing: it would wait for Read. Net/http closes the body when all is over.
+func (p *parcel) Close() error { return nil }
+
+// answer is called before a header is sent. What is left of a body is not to be taken for the next request.
+func (p *parcel) answer(h http.Header) {
+	if !p.over.Load() {
+		h.Set("Connection", "close")
+	}
+}
+
+// end sends the answer and gives up the rest of the body. The client has a moment to read before its connection ends.
+func (p *parcel) end(w http.ResponseWriter) {
+	if p.over.Load() {
+		return
+	}
+	c := http.NewResponseController(w)
+	_ = c.Flush() // a test's recorder can do neither
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	p.reading.Lock()
+	defer p.reading.Unlock()
+	p.left = true
 }
 
 // find returns the name of the service with the longest prefix of path.
@@ -206,7 +286,6 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	deadline := time.Now().Add(g.hold)
 	out := r.Clone(r.Context())
 	if r.Body != nil {
-		defer r.Body.Close()
 		out.Body = unclosed{r.Body} // a failed dial closes the body, which the next one needs
 	}
 	for refused := ""; ; {
@@ -279,6 +358,7 @@ func (e *brokenError) Unwrap() error { return e.err }
 
 // fail answers a request that a service did not.
 func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
+	parcelOf(r).answer(w.Header())
 	if down, ok := errors.AsType[*downError](err); ok {
 		detail := fmt.Sprintf("The service %s %s. The terminal of turnstile says more.", down.name, down.why)
 		if !down.retry.IsZero() {
@@ -288,8 +368,12 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 		problem(w, r, http.StatusServiceUnavailable, detail)
 		return
 	}
-	if r.Context().Err() != nil { // nobody reads the answer
-		w.WriteHeader(499)
+	if r.Context().Err() != nil { // net/http ends it when it cannot read
+		if parcelOf(r).isLate() {
+			problem(w, r, http.StatusRequestTimeout, "The body did not arrive in time.")
+		} else {
+			w.WriteHeader(499) // nobody reads the answer
+		}
 		return
 	}
 	name := "The service"
@@ -297,6 +381,16 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 		name = "The service " + broken.name
 	}
 	problem(w, r, http.StatusBadGateway, name+" broke off before it answered. Whether the request took effect is not known.")
+}
+
+// protect has browsers treat what the gateway itself answers as they treat services' answers.
+func protect(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'") // the index has its style in it
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
 }
 
 // problem answers in the form in which services do (RFC 9457).
@@ -316,6 +410,7 @@ func problem(w http.ResponseWriter, r *http.Request, status int, detail string) 
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(body) // strings and numbers always encode
+	protect(w.Header())
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes())

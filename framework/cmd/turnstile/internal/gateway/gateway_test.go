@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -103,8 +105,13 @@ func TestRoutes(t *testing.T) {
 			if response.StatusCode != http.StatusNotFound || media != "application/problem+json" || !strings.Contains(text, "No service serves") {
 				t.Errorf("%s: %d %s %s, want 404 as a problem", path, response.StatusCode, media, text)
 			}
+			if response.Header.Get("X-Content-Type-Options") != "nosniff" || response.Header.Get("Content-Security-Policy") == "" {
+				t.Errorf("%s: browsers may do anything with the answer: %v", path, response.Header)
+			}
 		} else if got := want + " POST " + path + " body"; text != got {
 			t.Errorf("%s: %q, want %q", path, text, got)
+		} else if response.Close {
+			t.Errorf("%s: the connection ends", path)
 		}
 	}
 }
@@ -238,6 +245,78 @@ func TestServiceBreaksOff(t *testing.T) {
 	response, text := request(t, http.MethodPost, s.URL+"/api/orders", "body")
 	if response.StatusCode != http.StatusBadGateway || !strings.Contains(text, "The service orders broke off") {
 		t.Errorf("answer = %d %s", response.StatusCode, text)
+	}
+}
+
+// TestSlowBody has a client that sends one byte of a hundred: it hears what its service says meanwhile, and is cut off in the end.
+func TestSlowBody(t *testing.T) {
+	early := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close") // else net/http waits for the body
+		http.Error(w, "who are you?", http.StatusUnauthorized)
+	}))
+	late := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.ReadAll(r.Body); err != nil {
+			http.Error(w, "too slow", http.StatusRequestTimeout)
+		}
+	}))
+	late.Config.ReadTimeout = 300 * time.Millisecond
+	late.Start()
+	patient := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	for _, s := range []*httptest.Server{early, late, patient} {
+		t.Cleanup(s.Close)
+	}
+	for name, test := range map[string]struct {
+		service *httptest.Server
+		status  int
+		soon    bool
+	}{
+		"the service says who may":      {early, http.StatusUnauthorized, true},
+		"the service has waited enough": {late, http.StatusRequestTimeout, true},
+		"the gateway has":               {patient, http.StatusRequestTimeout, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := New(time.Minute)
+			route(t, g, "a", "/a")
+			g.Set("a", Status{Phase: Up, Addr: test.service.Listener.Addr().String()})
+			s := httptest.NewUnstartedServer(nil)
+			s.Config = g.Server()
+			if s.Config.ReadTimeout < 15*time.Second {
+				t.Errorf("clients have %v: less than services give them", s.Config.ReadTimeout)
+			}
+			s.Config.ReadTimeout = 2 * time.Second
+			s.Start()
+			defer g.Close()
+			defer s.Close()
+
+			client, err := net.Dial("tcp", s.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			began := time.Now()
+			if err := client.SetDeadline(began.Add(15 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprint(client, "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+			reader := bufio.NewReader(client)
+			response, err := http.ReadResponse(reader, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			if response.StatusCode != test.status {
+				t.Errorf("the answer is %s, want %d", response.Status, test.status)
+			}
+			if took := time.Since(began); test.soon && took >= s.Config.ReadTimeout {
+				t.Errorf("the answer took %v", took)
+			}
+			if _, err := io.Copy(io.Discard, response.Body); err != nil {
+				t.Error(err)
+			}
+			if _, err := reader.ReadByte(); !errors.Is(err, io.EOF) {
+				t.Errorf("the connection does not end: %v", err)
+			}
+		})
 	}
 }
 

@@ -43,7 +43,7 @@ func (g *Gateway) index(w http.ResponseWriter, r *http.Request) {
 	}
 	asking.Wait()
 	var b bytes.Buffer
-	w.Header().Set("Cache-Control", "no-store")
+	protect(w.Header())
 	w.Header().Set("Vary", "Accept")
 	if strings.Contains(r.Header.Get("Accept"), "text/html") {
 		if err := pageTemplate.Execute(&b, entries); err != nil {
