@@ -22,7 +22,6 @@ func (p *program) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	memory.Fit(ctx, s.Log)
 	l := &lifecycle{program: p, service: s, began: began, health: &health{parts: s.parts}}
 	if err := l.listen(ctx, t.Metrics()); err != nil {
 		l.abandon(ctx)
@@ -101,6 +100,7 @@ func (p *program) prepare(ctx context.Context) (*Service, *telemetry.Telemetry, 
 		return nil, nil, err
 	}
 	s.Tracer, s.Meter = t.Tracer, t.Meter
+	memory.Fit(ctx, s.Log) // before parts are made, which may ask how much there is
 	if err := p.assemble(s); err != nil {
 		return nil, nil, errors.Join(err, flush(ctx, t))
 	}

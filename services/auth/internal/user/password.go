@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,7 +20,7 @@ type Cost struct {
 	Memory      uint32 `env:"PASSWORD_MEMORY" envDefault:"19456" doc:"KiB of memory that hashing a password takes; at most 1048576"`
 	Iterations  uint32 `env:"PASSWORD_ITERATIONS" envDefault:"2" doc:"how often that memory is gone through; at most 100"`
 	Parallelism uint8  `env:"PASSWORD_PARALLELISM" envDefault:"1" doc:"threads that hash one password; at most 64"`
-	AtOnce      int    `env:"PASSWORD_AT_ONCE" envDefault:"0" doc:"passwords hashed at once; 0 for as many as there are processors but one, which is left to other requests"`
+	AtOnce      int    `env:"PASSWORD_AT_ONCE" envDefault:"0" doc:"passwords hashed at once; 0 for as many as there are processors but one, which is left to other requests, or fewer, if memory is limited and no more fit"`
 	Waiting     int    `env:"PASSWORD_WAITING" envDefault:"256" doc:"requests that wait for their turn to hash; more are answered with 503"`
 }
 
@@ -83,7 +84,7 @@ func NewHasher(c Cost) (*Hasher, error) {
 		return nil, err
 	}
 	if c.AtOnce == 0 {
-		c.AtOnce = max(1, runtime.GOMAXPROCS(0)-1)
+		c.AtOnce = atOnce(runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1), c.Memory) // -1 asks for the limit
 	}
 	h := &Hasher{
 		params: &argon2id.Params{
@@ -93,6 +94,23 @@ func NewHasher(c Cost) (*Hasher, error) {
 	}
 	h.met = []argon2id.Params{*h.params}
 	return h, nil
+}
+
+// What the process takes at most, in bytes, as measured under a flood of
+// sign-ins: so much, and for each that is hashed at once so many times the memory
+// of a hash, because garbage is not collected at once.
+const (
+	withoutHashing = 60 << 20
+	timesMemory    = 3
+)
+
+// atOnce returns how many passwords to hash at once by default, where each takes
+// so many KiB: one processor is left to other requests, and the process is to
+// stay within its limit, in bytes. A machine may have many processors, and still
+// give little memory to a container.
+func atOnce(processors int, limit int64, memory uint32) int {
+	fit := (limit - withoutHashing) / (timesMemory * int64(memory) << 10)
+	return max(1, int(min(int64(processors-1), fit)))
 }
 
 // Hash returns the hash of a password, to be kept. It waits for its turn until

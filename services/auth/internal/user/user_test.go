@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"sync"
@@ -169,6 +170,33 @@ func TestNoIsAsMuchWork(t *testing.T) {
 	for name, hash := range hashes {
 		if memory := no(hash); memory < want || memory > want+want/20 {
 			t.Errorf("%s: took %d KiB, want %d KiB", name, memory>>10, want>>10)
+		}
+	}
+}
+
+func TestAtOnceByDefault(t *testing.T) {
+	const none, memory = math.MaxInt64, 19 << 10
+	for _, test := range []struct {
+		processors int
+		limit      int64
+		memory     uint32
+		want       int
+	}{
+		{1, none, memory, 1},
+		{2, none, memory, 1},
+		{32, none, memory, 31},
+		{32, 230 << 20, memory, 2}, // as of a container's 256 MiB
+		{32, 60<<20 + 3*5*19<<20, memory, 5},
+		{32, 60<<20 + 3*5*19<<20 - 1, memory, 4},
+		{32, 64 << 20, memory, 1},
+		{32, 10 << 20, memory, 1},
+		{32, 230 << 20, 1 << 20, 1},
+		{2, 8 << 30, memory, 1},
+		{32, 8 << 30, 8, 31},
+	} {
+		if got := user.AtOnce(test.processors, test.limit, test.memory); got != test.want {
+			t.Errorf("%d processors, %d MiB, of which each takes %d KiB: %d, want %d",
+				test.processors, test.limit>>20, test.memory, got, test.want)
 		}
 	}
 }
