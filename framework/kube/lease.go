@@ -101,7 +101,7 @@ func (c *candidate) see(u *unstructured.Unstructured) error {
 	return nil
 }
 
-// left is for how long the lease is another's.
+// left is for how long the lease is another's, also if it has been deleted since.
 func (c *candidate) left() time.Duration {
 	if c.lease.Spec.HolderIdentity == "" || c.lease.Spec.HolderIdentity == c.identity {
 		return 0
@@ -163,12 +163,16 @@ func (c *candidate) watch(ctx context.Context, changed chan<- *unstructured.Unst
 	}, func(error) {}) // without the watch, elect looks by itself
 }
 
-// take makes the lease this process's if it is nobody's or has not been renewed for as long as it lasts.
+// take makes the lease this process's if it is nobody's or has not been renewed for as long as it lasts. One that is not
+// there is nobody's once the last that was seen would have ended; who has seen none has nobody to wait for.
 func (c *candidate) take(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(quiet(ctx), c.deadline/2)
 	defer cancel()
 	u, err := c.leases.Get(ctx, c.name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
+		if c.left() > 0 {
+			return false, nil // who had it when it was deleted may not know yet
+		}
 		return c.won(c.create(ctx))
 	}
 	if err != nil {

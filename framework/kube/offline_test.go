@@ -1,11 +1,15 @@
 package kube
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -60,4 +64,46 @@ func TestAStormOfOneReasonLeavesRoomForOthers(t *testing.T) {
 	if want := map[string]int{"DeadLetter": 10, "BrokerLost": 1}; !maps.Equal(got, want) {
 		t.Errorf("Events %v, want %v", got, want)
 	}
+}
+
+// Who holds a Lease that somebody deletes finds that out a moment later. Nobody who has seen it takes its place before.
+func TestOneLeadsWhenTheLeaseIsDeleted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client := newClient()
+		ctx, stop := context.WithCancel(t.Context())
+		var candidates sync.WaitGroup
+		defer candidates.Wait()
+		defer stop()
+		var leading, terms atomic.Int32
+		for _, name := range []string{"orders-a", "orders-b"} {
+			p := newPod(client, name)
+			lead := p.Lead("prune")
+			candidates.Go(func() {
+				err := lead(ctx, "prune", func(ctx context.Context) {
+					if n := leading.Add(1); n != 1 {
+						t.Errorf("%d lead", n)
+					}
+					terms.Add(1)
+					<-ctx.Done()
+					leading.Add(-1)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait() // the first leads, the second has seen that
+		}
+		leases := newPod(client, "").api.leases()
+		for range 10 {
+			time.Sleep(time.Minute + 500*time.Millisecond) // between two renewals
+			if err := leases.Delete(ctx, "orders-prune", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		if n, all := leading.Load(), terms.Load(); n != 1 || all != 11 {
+			t.Errorf("%d lead, of %d terms; want 1, and one after each time that the Lease was deleted", n, all)
+		}
+	})
 }
