@@ -10,48 +10,70 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/turnstile-go/turnstile/e2e/internal/journey"
 )
 
 // collection is an address with many things.
 type collection struct {
 	name, path string
 	who        func(c *check) *member
-	fill       func(c *check) string // has three things more in it, and returns the query that finds them alone
+	fill       func(c *check) of3
+}
+
+// of3 is who finds three things by a query and nothing else, though there are others between them.
+type of3 struct {
+	who   *member
+	query string
+	ids   []string // the newest first
 }
 
 func lists() []collection {
 	buyer := func(c *check) *member { return c.buyer }
 	return []collection{
-		{"tickets", "/api/tickets", func(c *check) *member { return c.nobody }, func(c *check) string {
+		{"tickets", "/api/tickets", func(c *check) *member { return c.nobody }, func(c *check) of3 {
 			mark := uuid.NewString()
+			found := of3{who: c.nobody, query: "q=" + mark}
 			for i := range 3 {
-				c.ticketOf(c.seller, fmt.Sprintf("%s number %d", mark, i), 1)
+				c.sell()
+				found.add(c.ticketOf(c.seller, fmt.Sprintf("%s number %d", mark, i), 1).ID)
 			}
-			return "q=" + mark
+			return found
 		}},
-		{"tickets mine", "/api/tickets/mine", func(c *check) *member { return c.seller }, func(c *check) string {
+		{"tickets mine", "/api/tickets/mine", func(c *check) *member { return c.seller }, func(c *check) of3 {
+			found := of3{who: c.member()}
 			for range 3 {
 				c.sell()
+				found.add(c.ticketOf(found.who, "One of three", 1).ID)
 			}
-			return ""
+			return found
 		}},
-		{"orders", "/api/orders", buyer, func(c *check) string {
-			t := c.sell()
+		{"orders", "/api/orders", buyer, func(c *check) of3 {
+			found := of3{who: c.member()}
 			for range 3 {
-				c.cancel(c.order(t).ID)
+				c.order(c.sell())
+				found.add(found.who.In(c.T).Order(c.sell().ID).ID)
 			}
-			return ""
+			return found
 		}},
-		{"payments", "/api/payments", buyer, func(c *check) string {
-			o := c.payable()
+		{"payments", "/api/payments", buyer, func(c *check) of3 {
+			o, other := c.payable(), c.payable()
 			for range 3 {
-				c.refused(http.StatusPaymentRequired, c.buyer, http.MethodPost, "/api/payments",
-					object{"orderId": o.ID, "token": "tok_chargeDeclined"})
+				for _, of := range []journey.Order{other, o} {
+					c.refused(http.StatusPaymentRequired, c.buyer, http.MethodPost, "/api/payments", pay(of, "tok_chargeDeclined"))
+				}
 			}
-			return "orderId=" + o.ID
+			found := of3{who: c.buyer, query: "orderId=" + o.ID}
+			for _, p := range slices.Backward(c.paid(o)) {
+				found.add(p.ID)
+			}
+			return found
 		}},
 	}
 }
+
+// add puts in what is newer.
+func (f *of3) add(id string) { f.ids = slices.Insert(f.ids, 0, id) }
 
 var next = regexp.MustCompile(`^<([^>]+)>;\s*rel="?next"?$`)
 
@@ -95,12 +117,13 @@ func collections() (rules []rule) {
 			}
 		}
 		rules = append(rules,
-			rule{of.name + ": Link leads through all of it, newest first, with nothing twice", func(c *check) {
-				address := of.path + "?limit=1&" + of.fill(c)
+			rule{of.name + ": Link leads through all of it, newest first, with nothing twice and nothing else", func(c *check) {
+				want := of.fill(c)
+				address := of.path + "?limit=1&" + want.query
 				var got []string
-				for range 3 {
+				for range want.ids {
 					var ids []string
-					if ids, address = c.page(of.who(c), address); len(ids) != 1 {
+					if ids, address = c.page(want.who, address); len(ids) != 1 {
 						c.Fatalf("a page has %d things, want 1", len(ids))
 					}
 					got = append(got, ids...)
@@ -108,17 +131,16 @@ func collections() (rules []rule) {
 						break
 					}
 				}
-				if len(got) != 3 || !slices.IsSortedFunc(got, func(a, b string) int { return strings.Compare(b, a) }) ||
-					got[0] == got[1] || got[1] == got[2] {
-					c.Errorf("the ids are %q, want three, the newest first", got)
+				if !slices.Equal(got, want.ids) || address != "" {
+					c.Errorf("the ids are %q, and then %q; want %q, and then nothing", got, address, want.ids)
 				}
 			}},
 			rule{of.name + ": the last page has no Link", func(c *check) {
-				_, after := c.page(of.who(c), of.path+"?limit=200&"+of.fill(c))
-				if after != "" {
-					ids, _ := c.page(of.who(c), after)
-					if len(ids) == 0 {
-						c.Error("a Link leads to an empty page")
+				want := of.fill(c)
+				for _, limit := range []int{3, 200} { // of which the first is full
+					ids, after := c.page(want.who, fmt.Sprintf("%s?limit=%d&%s", of.path, limit, want.query))
+					if !slices.Equal(ids, want.ids) || after != "" {
+						c.Errorf("with the limit %d the ids are %q, and then %q; want %q, and then nothing", limit, ids, after, want.ids)
 					}
 				}
 			}},
