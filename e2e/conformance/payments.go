@@ -36,6 +36,22 @@ func (c *check) underWay(o journey.Order) {
 	})
 }
 
+// cancelled is an order that the buyer has placed and cancelled, once payments has heard of that.
+func (c *check) cancelled() journey.Order {
+	c.Helper()
+	o := c.payable()
+	c.cancel(o.ID)
+	c.eventually("payments has heard of it", func() error {
+		a := c.send(c.buyer, http.MethodPost, "/api/payments", pay(o, "tok_chargeDeclined")) // nothing is to be paid meanwhile
+		if a.status != http.StatusConflict {
+			return fmt.Errorf("%v; want 409", a)
+		}
+		c.problem(a)
+		return nil
+	})
+	return o
+}
+
 func pay(o journey.Order, token string) object { return object{"orderId": o.ID, "token": token} }
 
 func payments() []rule {
@@ -98,17 +114,7 @@ func payments() []rule {
 			c.refused(http.StatusForbidden, c.seller, http.MethodPost, "/api/payments", pay(o, "tok_visa"))
 		}},
 		{"a payment of a cancelled order is 409", func(c *check) {
-			o := c.payable()
-			c.cancel(o.ID)
-			c.eventually("payments has heard of it", func() error {
-				a := c.send(c.buyer, http.MethodPost, "/api/payments", pay(o, "tok_chargeDeclined")) // nothing is to be paid meanwhile
-				if a.status != http.StatusConflict {
-					return fmt.Errorf("%v; want 409", a)
-				}
-				c.problem(a)
-				return nil
-			})
-			c.refused(http.StatusConflict, c.buyer, http.MethodPost, "/api/payments", pay(o, "tok_visa"))
+			c.refused(http.StatusConflict, c.buyer, http.MethodPost, "/api/payments", pay(c.cancelled(), "tok_visa"))
 		}},
 		{"a second payment is 409", func(c *check) {
 			_, o := c.sold()

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/turnstile-go/turnstile/e2e/internal/journey"
 )
 
 // operation is one with a body.
@@ -359,11 +361,20 @@ func orderOfChecks() []rule {
 		{"existence comes before a stale If-Match", func(c *check) {
 			c.refused(http.StatusNotFound, c.seller, http.MethodPut, "/api/tickets/"+unknown, edit, header("If-Match", `"77"`))
 		}},
-		{"ownership comes before state", func(c *check) {
+		{"ownership of a ticket comes before its state", func(c *check) {
 			t := c.sell()
 			c.held(t)
 			c.refused(http.StatusForbidden, c.other, http.MethodPut, "/api/tickets/"+t.ID, edit)
 			c.refused(http.StatusForbidden, c.other, http.MethodDelete, "/api/tickets/"+t.ID, nil)
+		}},
+		{"ownership of an order comes before its state", func(c *check) {
+			_, complete := c.sold()
+			for _, o := range []journey.Order{complete, c.cancelled()} {
+				for _, who := range []*member{c.other, c.seller} {
+					c.refused(http.StatusForbidden, who, http.MethodDelete, "/api/orders/"+o.ID, nil)
+					c.refused(http.StatusForbidden, who, http.MethodPost, "/api/payments", pay(o, "tok_visa"))
+				}
+			}
 		}},
 		{"ownership comes before a stale If-Match", func(c *check) {
 			c.refused(http.StatusForbidden, c.other, http.MethodPut, "/api/tickets/"+c.sell().ID, edit, header("If-Match", `"77"`))
