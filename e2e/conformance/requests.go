@@ -471,32 +471,53 @@ func methods() (rules []rule) {
 func origins() []rule {
 	evil := header("Origin", "https://evil.example")
 	offer := object{"title": "A ticket from elsewhere", "price": 1}
-	return []rule{
-		{"an unsafe request with the cookie is refused from another origin", func(c *check) {
-			c.refused(http.StatusForbidden, c.seller, http.MethodPost, "/api/tickets", offer, evil)
-			c.refused(http.StatusForbidden, c.seller, http.MethodDelete, "/api/orders/"+unknown, nil, evil)
+	var rules []rule
+	for _, op := range operations(unknown) {
+		rules = append(rules, rule{op.name + " with the cookie is refused from another origin", func(c *check) {
+			c.refused(http.StatusForbidden, c.seller, op.method, op.path, op.body, evil)
+		}})
+	}
+	for name, path := range map[string]string{"DELETE ticket": "/api/tickets/", "DELETE order": "/api/orders/"} {
+		rules = append(rules, rule{name + " with the cookie is refused from another origin", func(c *check) {
+			c.refused(http.StatusForbidden, c.seller, http.MethodDelete, path+unknown, nil, evil)
+		}})
+	}
+	return append(rules,
+		rule{"what is refused from another origin is not done", func(c *check) {
+			t := c.sell()
+			o := c.order(c.sell())
+			c.refused(http.StatusForbidden, c.seller, http.MethodPut, pathOf(t), offer, evil)
+			c.refused(http.StatusForbidden, c.seller, http.MethodDelete, pathOf(t), nil, evil)
+			c.refused(http.StatusForbidden, c.buyer, http.MethodDelete, "/api/orders/"+o.ID, nil, evil)
+			var gotTicket ticket
+			var gotOrder order
+			c.want(http.StatusOK, &gotTicket, c.seller, http.MethodGet, pathOf(t), nil)
+			c.want(http.StatusOK, &gotOrder, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil)
+			if gotTicket.Version != 0 || gotOrder.Version != 0 {
+				c.Errorf("the ticket is %+v and the order %+v, want both of version 0", gotTicket, gotOrder)
+			}
 		}},
-		{"an unsafe request with the cookie is refused from no origin", func(c *check) {
+		rule{"an unsafe request with the cookie is refused from no origin", func(c *check) {
 			c.refused(http.StatusForbidden, c.seller, http.MethodPost, "/api/tickets", offer, header("Origin", "null"))
 		}},
-		{"an unsafe request with the cookie is refused when the browser says it is cross-site", func(c *check) {
+		rule{"an unsafe request with the cookie is refused when the browser says it is cross-site", func(c *check) {
 			for _, site := range []string{"cross-site", "same-site"} {
 				c.refused(http.StatusForbidden, c.seller, http.MethodPost, "/api/tickets", offer, header("Sec-Fetch-Site", site))
 			}
 		}},
-		{"signing out with the cookie is refused from another origin", func(c *check) {
+		rule{"signing out with the cookie is refused from another origin", func(c *check) {
 			c.refused(http.StatusForbidden, c.seller, http.MethodPost, "/api/users/signout", nil, evil)
 			c.want(http.StatusOK, nil, c.seller, http.MethodGet, "/api/tickets/mine", nil)
 		}},
-		{"a safe request with the cookie is not refused from another origin", func(c *check) {
+		rule{"a safe request with the cookie is not refused from another origin", func(c *check) {
 			c.want(http.StatusOK, nil, c.seller, http.MethodGet, "/api/tickets/mine", nil, evil)
 		}},
-		{"an unsafe request with the cookie is not refused from its own origin", func(c *check) {
+		rule{"an unsafe request with the cookie is not refused from its own origin", func(c *check) {
 			c.want(http.StatusCreated, nil, c.seller, http.MethodPost, "/api/tickets", offer, header("Sec-Fetch-Site", "same-origin"))
 			c.want(http.StatusCreated, nil, c.seller, http.MethodPost, "/api/tickets", offer, header("Origin", c.site.URL))
 		}},
-		{"a request with a bearer token is not refused from another origin", func(c *check) {
+		rule{"a request with a bearer token is not refused from another origin", func(c *check) {
 			c.want(http.StatusCreated, nil, c.nobody, http.MethodPost, "/api/tickets", offer, evil, bearer(c.seller))
 		}},
-	}
+	)
 }
