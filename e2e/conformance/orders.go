@@ -163,6 +163,16 @@ func orders() []rule {
 			_, o := c.sold()
 			c.refused(http.StatusConflict, c.buyer, http.MethodDelete, "/api/orders/"+o.ID, nil)
 		}},
+		{"a cancellation with a stale If-Match is 412 and changes nothing, and with the right one 204", func(c *check) {
+			path := "/api/orders/" + c.order(c.sell()).ID
+			tag := c.send(c.buyer, http.MethodGet, path, nil).header.Get("ETag")
+			c.refused(http.StatusPreconditionFailed, c.buyer, http.MethodDelete, path, nil, header("If-Match", `"77"`))
+			var got order
+			if c.want(http.StatusOK, &got, c.buyer, http.MethodGet, path, nil); got.Status != "created" {
+				c.Errorf("the order is %+v", got)
+			}
+			c.want(http.StatusNoContent, nil, c.buyer, http.MethodDelete, path, nil, header("If-Match", tag))
+		}},
 		{"a cancelled order's ticket can be ordered by somebody else", func(c *check) {
 			t := c.sell()
 			c.cancel(c.order(t).ID)

@@ -122,6 +122,26 @@ func requests() []rule {
 			c.want(http.StatusOK, nil, c.seller, http.MethodGet, "/api/orders/", nil)
 			c.want(http.StatusOK, nil, c.seller, http.MethodGet, "/api/payments/", nil)
 		}},
+		{"a GET with If-None-Match is 304 without a body as long as nothing has changed", func(c *check) {
+			t, o := c.sell(), c.order(c.sell())
+			known := func(who *member, path string) (tag string) {
+				tag = c.send(who, http.MethodGet, path, nil).header.Get("ETag")
+				for _, match := range []string{tag, "W/" + tag, `"77", ` + tag, "*"} {
+					a := c.want(http.StatusNotModified, nil, who, http.MethodGet, path, nil, header("If-None-Match", match))
+					if a.text != "" || a.header.Get("ETag") != tag {
+						c.Errorf("%v with the ETag %q; want no body, and %q", a, a.header.Get("ETag"), tag)
+					}
+				}
+				c.want(http.StatusOK, nil, who, http.MethodGet, path, nil, header("If-None-Match", `"77"`))
+				return tag
+			}
+			tag := known(c.nobody, pathOf(t))
+			c.want(http.StatusOK, nil, c.seller, http.MethodPut, pathOf(t), object{"title": "Another", "price": 2})
+			c.want(http.StatusOK, nil, c.nobody, http.MethodGet, pathOf(t), nil, header("If-None-Match", tag))
+			tag = known(c.buyer, "/api/orders/"+o.ID)
+			c.cancel(o.ID)
+			c.want(http.StatusOK, nil, c.buyer, http.MethodGet, "/api/orders/"+o.ID, nil, header("If-None-Match", tag))
+		}},
 		{"times are RFC 3339 in UTC with milliseconds", func(c *check) {
 			a := c.send(c.buyer, http.MethodGet, "/api/orders/"+c.order(c.sell()).ID, nil)
 			if !wireTime.MatchString(a.text) {
@@ -324,7 +344,7 @@ func bodies() (rules []rule) {
 }
 
 func orderOfChecks() []rule {
-	edit := object{"title": "Another", "price": 2}
+	edit, stale := object{"title": "Another", "price": 2}, header("If-Match", `"77"`)
 	return []rule{
 		{"the session comes before the body", func(c *check) {
 			for _, op := range operations(c.sell().ID) {
@@ -359,7 +379,9 @@ func orderOfChecks() []rule {
 			c.refused(http.StatusUnprocessableEntity, c.seller, http.MethodPut, "/api/tickets/"+t.ID, object{"title": ""})
 		}},
 		{"existence comes before a stale If-Match", func(c *check) {
-			c.refused(http.StatusNotFound, c.seller, http.MethodPut, "/api/tickets/"+unknown, edit, header("If-Match", `"77"`))
+			c.refused(http.StatusNotFound, c.seller, http.MethodPut, "/api/tickets/"+unknown, edit, stale)
+			c.refused(http.StatusNotFound, c.seller, http.MethodDelete, "/api/tickets/"+unknown, nil, stale)
+			c.refused(http.StatusNotFound, c.buyer, http.MethodDelete, "/api/orders/"+unknown, nil, stale)
 		}},
 		{"ownership of a ticket comes before its state", func(c *check) {
 			t := c.sell()
@@ -377,12 +399,17 @@ func orderOfChecks() []rule {
 			}
 		}},
 		{"ownership comes before a stale If-Match", func(c *check) {
-			c.refused(http.StatusForbidden, c.other, http.MethodPut, "/api/tickets/"+c.sell().ID, edit, header("If-Match", `"77"`))
+			c.refused(http.StatusForbidden, c.other, http.MethodPut, pathOf(c.sell()), edit, stale)
+			c.refused(http.StatusForbidden, c.other, http.MethodDelete, pathOf(c.sell()), nil, stale)
+			c.refused(http.StatusForbidden, c.other, http.MethodDelete, "/api/orders/"+c.order(c.sell()).ID, nil, stale)
 		}},
 		{"state comes before a stale If-Match", func(c *check) {
 			t := c.sell()
 			c.held(t)
-			c.refused(http.StatusConflict, c.seller, http.MethodPut, "/api/tickets/"+t.ID, edit, header("If-Match", `"77"`))
+			c.refused(http.StatusConflict, c.seller, http.MethodPut, pathOf(t), edit, stale)
+			c.refused(http.StatusConflict, c.seller, http.MethodDelete, pathOf(t), nil, stale)
+			_, o := c.sold()
+			c.refused(http.StatusConflict, c.buyer, http.MethodDelete, "/api/orders/"+o.ID, nil, stale)
 		}},
 	}
 }

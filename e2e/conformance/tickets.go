@@ -238,6 +238,24 @@ func tickets() []rule {
 				c.Error("it is listed")
 			}
 		}},
+		{"a deletion with the right If-Match is 204", func(c *check) {
+			for _, match := range []string{"", "*", `"77", `} {
+				t := c.sell()
+				if match != "*" {
+					match += c.send(c.nobody, http.MethodGet, pathOf(t), nil).header.Get("ETag")
+				}
+				c.want(http.StatusNoContent, nil, c.seller, http.MethodDelete, pathOf(t), nil, header("If-Match", match))
+			}
+		}},
+		{"a deletion with a stale If-Match is 412, and the ticket is there", func(c *check) {
+			t := c.sell()
+			tag := c.send(c.nobody, http.MethodGet, pathOf(t), nil).header.Get("ETag")
+			c.want(http.StatusOK, nil, c.seller, http.MethodPut, pathOf(t), object{"title": "First", "price": 1})
+			for _, match := range []string{tag, `"77"`, "garbage"} {
+				c.refused(http.StatusPreconditionFailed, c.seller, http.MethodDelete, pathOf(t), nil, header("If-Match", match))
+			}
+			c.want(http.StatusOK, nil, c.nobody, http.MethodGet, pathOf(t), nil)
+		}},
 		{"somebody else's deletion is 403", func(c *check) {
 			c.refused(http.StatusForbidden, c.other, http.MethodDelete, pathOf(c.sell()), nil)
 		}},
