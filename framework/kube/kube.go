@@ -38,8 +38,8 @@ type Config struct {
 }
 
 // Pod is the part of a service that speaks with Kubernetes, as the pod that [framework.Service.Pod] names. Where that has
-// no name or no namespace, or there are no credentials, its methods do nothing, and Lead is nil. All else is done by
-// Run.
+// no name or no namespace, or there are no credentials, its methods do nothing, and Lead is nil. All else is done between
+// Start and the end of Run.
 type Pod struct {
 	cfg     Config
 	service *framework.Service
@@ -48,8 +48,7 @@ type Pod struct {
 	tasks   []string
 
 	recorder *recorder
-	stop     context.CancelFunc // of the recorder
-	recorded chan struct{}      // closed when it has stopped
+	stop     func() // set by Start: ends what it began, and waits for that
 }
 
 // New returns the part, to be added before all others. An error is of the configuration; nothing is asked of the API
@@ -72,7 +71,8 @@ func New(s *framework.Service, cfg Config) (*Pod, error) {
 	return p, nil
 }
 
-// Start says in the log what is on.
+// Start says in the log what is on, and begins to tell notices and to follow the settings: LOG_LEVEL may show why another
+// part does not start.
 func (p *Pod) Start(ctx context.Context) error {
 	log := p.service.Log
 	if p.api == nil {
@@ -89,27 +89,34 @@ func (p *Pod) Start(ctx context.Context) error {
 	if p.service.Pod.UID == "" {
 		log.WarnContext(ctx, "kubernetes: POD_UID is not set: kubectl describe pod does not show the Events")
 	}
-	recording, stop := context.WithCancel(context.WithoutCancel(ctx))
-	p.stop, p.recorded = stop, make(chan struct{})
-	go func() {
-		defer close(p.recorded)
-		p.recorder.run(recording)
-	}()
+	stopRecorder := background(ctx, p.recorder.run)
+	p.stop = stopRecorder
+	if p.cfg.ConfigMap != "" {
+		stopFollowing := background(ctx, p.followSettings)
+		p.stop = func() { stopFollowing(); stopRecorder() } // which has notices of the settings, too
+	}
 	return nil
 }
 
-// Run follows the settings until ctx is done, and then has the last notices told, for two seconds at the most.
+// background calls do, and returns what ends it and waits until it has returned. That ctx ends does not.
+func background(ctx context.Context, do func(ctx context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		do(ctx)
+	}()
+	return func() { cancel(); <-done }
+}
+
+// Run waits until ctx is done. Then it stops following the settings, and has the last notices told, for two seconds at the
+// most.
 func (p *Pod) Run(ctx context.Context) error {
+	<-ctx.Done()
 	if p.api == nil {
-		<-ctx.Done()
 		return nil
 	}
-	if p.cfg.ConfigMap != "" {
-		p.followSettings(ctx)
-	}
-	<-ctx.Done()
 	p.stop()
-	<-p.recorded
 	p.api.close()
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
@@ -105,5 +106,49 @@ func TestOneLeadsWhenTheLeaseIsDeleted(t *testing.T) {
 		if n, all := leading.Load(), terms.Load(); n != 1 || all != 11 {
 			t.Errorf("%d lead, of %d terms; want 1, and one after each time that the Lease was deleted", n, all)
 		}
+	})
+}
+
+// The first settings apply, and later ones do, while another part waits for what it needs to start.
+func TestSettingsAreFollowedFromTheStart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(newClient(), "orders-a")
+		settings := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "orders-settings"},
+			"data": map[string]any{"LOG_LEVEL": "DEBUG"},
+		}}
+		if _, err := p.api.configMaps().Create(t.Context(), settings, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		change := func(to string) {
+			t.Helper()
+			settings.Object["data"] = map[string]any{"LOG_LEVEL": to}
+			if _, err := p.api.configMaps().Update(t.Context(), settings, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := func(want slog.Level) {
+			t.Helper()
+			synctest.Wait()
+			if got := p.service.LogLevel.Level(); got != want {
+				t.Errorf("the level is %s, want %s", got, want)
+			}
+		}
+		expect(slog.LevelDebug)
+		change("ERROR")
+		expect(slog.LevelError)
+
+		// Run is called to let go, even if not all parts have started.
+		done, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.Run(done); err != nil {
+			t.Fatal(err)
+		}
+		change("WARN")
+		expect(slog.LevelError)
 	})
 }
