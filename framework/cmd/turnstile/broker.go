@@ -14,7 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/manifests"
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/process"
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 	"github.com/turnstile-go/turnstile/framework/event/jetstream/jetstreamserver"
 	"github.com/turnstile-go/turnstile/framework/event/stan/stanserver"
 	"github.com/turnstile-go/turnstile/framework/internal/adminport"
@@ -29,6 +31,23 @@ const (
 	// startPatience is how long a server that is told to end while it starts may take to do both.
 	startPatience = 5 * time.Second
 )
+
+// brokerInPods is what its manifests are held against. One without a token would take everybody.
+func brokerInPods() manifests.Command {
+	return manifests.Command{
+		Image: "turnstile", Name: "broker",
+		Variables: []workspace.Variable{{Name: "BROKER_TOKEN", Required: true, Secret: true}, {Name: "LOG_LEVEL"}, {Name: "READY_FILE"}},
+		Probes:    workspace.Probes{Live: "/livez", Ready: "/readyz", Startup: "/startupz"},
+		Read: func(args []string) (said manifests.Arguments, err error) {
+			flag, err := flagsIn(brokerCommand(), args)
+			if err != nil {
+				return said, err
+			}
+			peers, err := parsePeers(flag("peers"), flag("name"))
+			return manifests.Arguments{Probed: flag("admin"), Servers: max(1, len(peers))}, err
+		},
+	}
+}
 
 func brokerCommand() *cobra.Command {
 	var o brokerOptions

@@ -10,12 +10,31 @@ import (
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/externalmetrics"
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/manifests"
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 	"github.com/turnstile-go/turnstile/framework/internal/memory"
 )
 
 // externalMetricsInPods is what its manifests are held against.
 func externalMetricsInPods() manifests.Command {
-	return manifests.Command{Image: "turnstile", Name: "external-metrics", Rules: externalmetrics.Rules, ClusterRules: externalmetrics.ClusterRules}
+	return manifests.Command{
+		Image: "turnstile", Name: "external-metrics",
+		Variables: []workspace.Variable{{Name: "LOG_LEVEL"}},
+		Probes:    workspace.Probes{Live: "/livez", Ready: "/readyz", Startup: "/readyz"},
+		Rules:     externalmetrics.Rules, ClusterRules: externalmetrics.ClusterRules,
+		Read: func(args []string) (said manifests.Arguments, err error) {
+			flag, err := flagsIn(externalMetricsCommand(), args)
+			if err != nil {
+				return said, err
+			}
+			return manifests.Arguments{Probed: flag("listen")}, nil
+		},
+		Metric: func(name, selector string) (service string, err error) {
+			if name != externalmetrics.Metric {
+				return "", fmt.Errorf("there is no external metric %s, only %s", name, externalmetrics.Metric)
+			}
+			return externalmetrics.ServiceOf(selector)
+		},
+	}
 }
 
 func externalMetricsCommand() *cobra.Command {

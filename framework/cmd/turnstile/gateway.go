@@ -12,7 +12,19 @@ import (
 
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/console"
 	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/gateway"
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/manifests"
 )
+
+// gatewayInPods is what its manifests are held against.
+func gatewayInPods() manifests.Command {
+	return manifests.Command{
+		Image: "turnstile", Name: "gateway",
+		Read: func(args []string) (said manifests.Arguments, err error) {
+			_, err = flagsIn(gatewayCommand(nil), args)
+			return said, err
+		},
+	}
+}
 
 func gatewayCommand(out *console.Console) *cobra.Command {
 	var listen string

@@ -27,8 +27,9 @@ func manifestsCommand() *cobra.Command {
 
 const manifestsCheckHelp = `Renders kustomizations and compares them with what every service of the workspace says of itself (<service> describe)
 and of the environment that it would be given (<service> check): variables, ports and probes, the time to stop, paths
-of Ingress and HTTPRoute, NetworkPolicies, Roles, and how pods are secured. A line names the file, the object, what is
-wrong with it and what to do. No cluster is needed.
+of Ingress and HTTPRoute, NetworkPolicies, Roles, and how pods are secured; so also the commands of this program that run
+in pods: broker, gateway, external-metrics. A line names the file, the object, what is wrong with it and what to do. No
+cluster is needed.
 
 Without arguments that is every overlay in infra/k8s/overlays, and the overlay production with each component of
 infra/k8s/components that it does not have.
@@ -84,7 +85,17 @@ func manifestsCheckCommand() *cobra.Command {
 }
 
 // commandsInPods are the commands of this program that run in pods.
-func commandsInPods() []manifests.Command { return []manifests.Command{externalMetricsInPods()} }
+func commandsInPods() []manifests.Command {
+	return []manifests.Command{brokerInPods(), gatewayInPods(), externalMetricsInPods()}
+}
+
+// flagsIn reads the arguments of a command, and returns what says what a flag is then.
+func flagsIn(c *cobra.Command, args []string) (flag func(name string) string, err error) {
+	if err := c.ParseFlags(args); err != nil {
+		return nil, err
+	}
+	return func(name string) string { return c.Flags().Lookup(name).Value.String() }, c.ValidateArgs(c.Flags().Args())
+}
 
 // reportText is what people read of a report.
 func reportText(r *manifests.Report) string {

@@ -81,7 +81,12 @@ func TestCommandsInPods(t *testing.T) {
 // TestChangesOfCommands has what somebody gets wrong in the manifests of commands be found.
 func TestChangesOfCommands(t *testing.T) {
 	t.Parallel()
-	const external = "components/autoscaling/external-metrics.yaml"
+	const (
+		external = "components/autoscaling/external-metrics.yaml"
+		stan     = "base/nats-streaming/nats-streaming.yaml"
+		token    = "            - {name: BROKER_TOKEN, valueFrom: {secretKeyRef: {name: nats-streaming, key: token}}}\n"
+		broker   = "StatefulSet/nats-streaming: "
+	)
 	for name, c := range map[string]struct{ overlay, component, file, old, changed, want string }{
 		"a verb is another": {"production", "autoscaling", external, "verbs: [list]", "verbs: [watch]",
 			`Role/external-metrics: external-metrics needs to list endpointslices.discovery.k8s.io, and may not; add to its rules: {apiGroups: ["discovery.k8s.io"]`},
@@ -90,6 +95,28 @@ func TestChangesOfCommands(t *testing.T) {
     verbs: [list]`, `apiGroups: ["*"]
     resources: ["*"]
     verbs: ["*"]`, "Role/external-metrics: external-metrics may * *.*, and does not need to; take it out"},
+		"a probe asks elsewhere": {"production", "", stan, "path: /readyz", "path: /ready",
+			broker + "readinessProbe of container nats-streaming asks /ready, and broker answers on /readyz; set httpGet: {path: /readyz, port: admin}"},
+		"a probe is missing": {"production", "", stan, "          livenessProbe:\n            httpGet: {path: /livez, port: admin}\n            periodSeconds: 10\n            timeoutSeconds: 5\n            failureThreshold: 6\n", "",
+			broker + "container nats-streaming has no livenessProbe by HTTP; set httpGet: {path: /livez, port: admin}"},
+		"probes are answered elsewhere": {"production", "", stan, "--admin=:9090", "--admin=:9091",
+			broker + "readinessProbe of container nats-streaming asks port admin, and it answers them at :9091; set httpGet: {path: /readyz, port: 9091}"},
+		"probes are not answered": {"production", "", stan, "            - --admin=:9090\n", "", broker + `container nats-streaming answers probes at "", which is no port`},
+		"a flag is misspelled":    {"production", "", stan, "--host=", "--hots=", broker + "container nats-streaming: unknown flag: --hots; correct its args; 'turnstile broker --help' lists them"},
+		"the peers are not set": {"production", "", stan, "name: PEERS", "name: PEER",
+			broker + "container nats-streaming names $(PEERS), which it is not given; add it to the env"},
+		"a peer is no address":      {"production", "", stan, "nats-streaming-1=", "nats-streaming-1:", broker + "container nats-streaming: --peers: "},
+		"more replicas than peers":  {"production", "", stan, "replicas: 3", "replicas: 5", broker + "it has replicas: 5, and its arguments name 3 servers; set replicas: 3, or name the others"},
+		"fewer replicas than peers": {"dev", "", "overlays/dev/broker.yaml", "            - {name: PEERS, value: \"\"}\n", "            - {name: LOG_LEVEL, value: WARN}\n", broker + "it has replicas: 1, and its arguments name 3 servers"},
+		"a token is misspelled": {"production", "", stan, "name: BROKER_TOKEN", "name: BROKER_TOKN",
+			broker + "container nats-streaming is given BROKER_TOKN, which turnstile broker does not know; did you mean BROKER_TOKEN?"},
+		"a token is missing":      {"production", "", stan, token, "", broker + "container nats-streaming is not given BROKER_TOKEN; add it to the env of the container"},
+		"a token is written":      {"production", "", stan, "{name: BROKER_TOKEN, valueFrom: {secretKeyRef: {name: nats-streaming, key: token}}}", "{name: BROKER_TOKEN, value: hush}", broker + "BROKER_TOKEN of container nats-streaming is secret, and is written here"},
+		"metrics are elsewhere":   {"production", "autoscaling", external, "args: [external-metrics]", "args: [external-metrics, --listen=:9443]", "Deployment/external-metrics: livenessProbe of container external-metrics asks port https, and it answers them at :9443"},
+		"a metric is misspelled":  {"production", "autoscaling", "components/autoscaling/orders.yaml", "turnstile_event_in_flight_age_seconds", "turnstile_event_age_seconds", "HorizontalPodAutoscaler/orders: external-metrics serves no such metric: there is no external metric turnstile_event_age_seconds"},
+		"a metric is of another":  {"production", "autoscaling", "components/autoscaling/orders.yaml", "{service: orders}", "{service: tickets}", "HorizontalPodAutoscaler/orders: it asks how far the Service tickets is behind, and scales Deployment/orders; name the Service"},
+		"a metric is of no label": {"production", "autoscaling", "components/autoscaling/orders.yaml", "{service: orders}", "{app: orders}", "HorizontalPodAutoscaler/orders: external-metrics serves no such metric: the label selector"},
+		"a route is no flag":      {"dev", "", "overlays/dev/gateway.yaml", "--route=/api/users", "--rout=/api/users", "Deployment/gateway: container gateway: unknown flag: --rout"},
 		"more of the cluster is allowed": {"production", "autoscaling", external, "    resourceNames: [extension-apiserver-authentication]\n", "",
 			"ClusterRole/turnstile-external-metrics: external-metrics may get configmaps of the whole cluster, and does not need to"},
 	} {

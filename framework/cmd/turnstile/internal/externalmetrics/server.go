@@ -174,7 +174,7 @@ func (s *Server) value(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Sprintf("there is no external metric %s, only %s", name, Metric))
 		return
 	}
-	name, err := serviceOf(r.URL.Query().Get("labelSelector"))
+	name, err := ServiceOf(r.URL.Query().Get("labelSelector"))
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
@@ -199,8 +199,8 @@ func (s *Server) value(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// serviceOf reads the name of the service out of a label selector.
-func serviceOf(text string) (string, error) {
+// ServiceOf reads the name of the service out of a label selector.
+func ServiceOf(text string) (string, error) {
 	selector, err := labels.Parse(text)
 	if err != nil {
 		return "", fmt.Errorf("the label selector %q: %w", text, err)

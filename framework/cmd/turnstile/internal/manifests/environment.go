@@ -55,10 +55,27 @@ func (w *workload) described(name string) (workspace.Variable, bool) {
 	return workspace.Variable{}, false
 }
 
-// Variables of Go's and of its HTTP client that every program takes; whatever else begins with OTEL_ is the
-// OpenTelemetry SDK's.
+// Variables of Go's and of its HTTP client that every program takes.
 var everywhere = []string{
 	"GOMEMLIMIT", "GOMAXPROCS", "GOGC", "GODEBUG", "GOTRACEBACK", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "TZ",
+}
+
+// Variables of OpenTelemetry's specification that the SDK in every service takes by itself. What begins with OTEL_GO_X_ is
+// its as well: what it tries out.
+var openTelemetry = []string{
+	"OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG",
+	"OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT", "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+	"OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT", "OTEL_METRICS_EXEMPLAR_FILTER",
+	"OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+	"OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT", "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+	"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+	"OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+	"OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
+	"OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
+	"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE",
+	"OTEL_EXPORTER_OTLP_CLIENT_KEY", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
+	"OTEL_EXPORTER_OTLP_INSECURE", "OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_METRICS_INSECURE",
+	"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
 }
 
 // What the downward API has to give the variables of framework.Pod.
@@ -81,13 +98,16 @@ func (c *checker) readEnvironments(w *workload) {
 	}
 }
 
-// checkEnvironment has the services among the containers of a workload judge it.
+// checkEnvironment has the services and commands among the containers of a workload judge it.
 func (c *checker) checkEnvironment(w *workload) error {
 	for _, container := range w.containers() {
+		c.checkReferences(w, container)
 		if s := c.serviceOf(container); s != nil {
 			if err := c.judge(w, container, s); err != nil {
 				return err
 			}
+		} else if command := c.commandOf(container); command != nil {
+			c.judgeCommand(w, container, command)
 		}
 	}
 	return nil
@@ -249,28 +269,24 @@ func (c *checker) readEnvironment(w *workload, container *corev1.Container) []va
 	return list
 }
 
-// judge holds what a service's container is given against what the service takes.
-func (c *checker) judge(w *workload, container *corev1.Container, s *Service) error {
-	known := map[string]workspace.Variable{}
-	for _, v := range s.Configuration {
+// judgeVariables has a container be given no variable that its program does not take, and what is secret by a Secret. more
+// are variables that the program takes besides, and help is who lists them.
+func (c *checker) judgeVariables(w *workload, container *corev1.Container, program, help string, takes []workspace.Variable, more []string) {
+	known, names := map[string]workspace.Variable{}, slices.Clone(more)
+	for _, v := range takes {
 		known[v.Name] = v
+		names = append(names, v.Name)
 	}
-	names := slices.Sorted(maps.Keys(known))
-	environ, given := map[string]string{}, map[string]variable{}
 	for _, v := range w.environment[container.Name] {
-		given[v.name] = v
 		at := w.object
 		if v.at != nil {
 			at = v.at
 		}
 		described, takes := known[v.name]
 		switch {
-		case !takes && (slices.Contains(everywhere, v.name) || strings.HasPrefix(v.name, "OTEL_") || referred(container, v.name)):
-			continue
+		case !takes && (slices.Contains(more, v.name) || referred(container, v.name)):
 		case !takes:
-			c.problem(at, v.name, suggest("leave it out; '"+s.Name+" describe' lists all variables", v.name, names),
-				"container %s is given %s, which %s does not know", container.Name, v.name, s.Name)
-			continue
+			c.problem(at, v.name, suggest("leave it out"+help, v.name, names), "container %s is given %s, which %s does not know", container.Name, v.name, program)
 		case described.Secret && v.secret == "":
 			c.problem(at, v.name, "take it from a Secret, by secretKeyRef", "%s of container %s is secret, and is written here", v.name, container.Name)
 		case v.secret == "" && credentials.MatchString(v.value):
@@ -279,7 +295,28 @@ func (c *checker) judge(w *workload, container *corev1.Container, s *Service) er
 			c.problem(at, v.name, "set valueFrom: {fieldRef: {fieldPath: "+podFields[v.name]+"}}",
 				"%s of container %s is not the pod's own %s", v.name, container.Name, podFields[v.name])
 		}
+	}
+}
+
+// judge holds what a service's container is given against what the service takes.
+func (c *checker) judge(w *workload, container *corev1.Container, s *Service) error {
+	more := slices.Concat(everywhere, openTelemetry)
+	for _, v := range w.environment[container.Name] {
+		if strings.HasPrefix(v.name, "OTEL_GO_X_") {
+			more = append(more, v.name)
+		}
+	}
+	c.judgeVariables(w, container, s.Name, "; '"+s.Name+" describe' lists all variables", s.Configuration, more)
+	known := map[string]workspace.Variable{}
+	for _, v := range s.Configuration {
+		known[v.Name] = v
+	}
+	environ, given := map[string]string{}, map[string]variable{}
+	for _, v := range w.environment[container.Name] {
+		given[v.name] = v
+		described, takes := known[v.name]
 		switch {
+		case !takes:
 		case v.known:
 			environ[v.name] = v.value
 		case described.Default == "" && (described.Required || v.secret != "" && described.Example != ""):

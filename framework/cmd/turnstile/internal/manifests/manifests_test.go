@@ -147,6 +147,12 @@ var changes = []change{
 		"orders.yaml:LINE: " + orders + " … DATABASE_URL … is secret, and is written here; take it from a Secret"},
 	{"a token is written", "", everyDeployment, "{name: NATS_URL, valueFrom: {secretKeyRef: {name: nats-streaming, key: url}}}", `{name: NATS_URL, value: "nats://t0ken@nats-streaming:4222"}`,
 		orders + " … NATS_URL … has a password or token in it; take it from a Secret"},
+	{"a variable of OpenTelemetry is misspelled", "", everyDeployment, "            - {name: BROKER, value: stan}\n", "            - {name: BROKER, value: stan}\n            - {name: OTEL_SERVICE_NAM, value: shop}\n",
+		orders + " … given OTEL_SERVICE_NAM, which orders does not know; did you mean OTEL_SERVICE_NAME?"},
+	{"the collector is misspelled", "observability", "components/observability/services.yaml", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPONT",
+		"observability/services.yaml:LINE: " + orders + " … given OTEL_EXPORTER_OTLP_ENDPONT … did you mean OTEL_EXPORTER_OTLP_ENDPOINT?"},
+	{"a variable is made of none", "", everyDeployment, "{name: DRAIN_TIMEOUT, value: 25s}", "{name: DRAIN_TIMEOUT, value: $(DRAIN)}",
+		"every-deployment.yaml:LINE: " + orders + "container service names $(DRAIN), which it is not given; add it to the env"},
 	{"a pod is not told its name", "", everyDeployment, "            - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}\n", "",
 		orders + " … is not given POD_NAME; add {name: POD_NAME"},
 	{"a pod is told another's name", "", everyDeployment, "{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}", "{name: POD_NAME, value: orders}",
@@ -189,6 +195,11 @@ var changes = []change{
 		"PodDisruptionBudget/orders: it selects the pods of both … have one for each"},
 	{"a budget keeps what does not work", "", ordersFile, "  unhealthyPodEvictionPolicy: AlwaysAllow\n", "", "PodDisruptionBudget/orders: a node cannot be emptied while its pods are not ready; set unhealthyPodEvictionPolicy: AlwaysAllow"},
 	{"an autoscaler is for nobody", "", ordersFile, "kind: Deployment, name: orders}", "kind: Deployment, name: order}", "HorizontalPodAutoscaler/orders: it scales Deployment/order, which there is not; name a workload"},
+	{"an autoscaler is undone", "", ordersFile, "spec:\n  selector: {matchLabels: {app.kubernetes.io/name: orders}}\n  template", "spec:\n  replicas: 3\n  selector: {matchLabels: {app.kubernetes.io/name: orders}}\n  template",
+		orders + "it has replicas: 3, which would undo what HorizontalPodAutoscaler/orders did each time it is applied; leave it out"},
+	{"a monitor asks nowhere", "observability", "components/observability/servicemonitor.yaml", "{port: admin,", "{port: metrics,",
+		"ServiceMonitor/turnstile: it asks port metrics of the Service auth, which has none such; name a port"},
+	{"a monitor selects nothing", "observability", "components/observability/servicemonitor.yaml", "app.kubernetes.io/component: service", "app.kubernetes.io/component: services", "ServiceMonitor/turnstile: it selects no Services"},
 	{"a service is not deployed", "", "base/services/kustomization.yaml", "  - payments.yaml\n", "", "Deployment/payments: the service payments has no Deployment; add a Deployment payments"},
 	{"an image is misspelled", "", ordersFile, "image: orders", "image: oders", orders + " … has the image oders, and no service of the workspace is named so; did you mean orders?"},
 	{"pods are somebody else", "", ordersFile, "serviceAccountName: orders", "serviceAccountName: tickets", `orders.yaml:LINE: ` + orders + `its pods are the ServiceAccount "tickets", not one of their own; set serviceAccountName: orders`},
@@ -210,6 +221,8 @@ var changes = []change{
 		orders + "its pods are killed 30s after they are told to stop, and may take … KUBE_DRAIN_LIMIT 10s … set terminationGracePeriodSeconds to more than"},
 	{"updates take pods away", "", everyDeployment, "maxUnavailable: 0", "maxUnavailable: 1", orders + "an update takes pods away before there are new ones; set strategy.rollingUpdate.maxUnavailable: 0"},
 	{"too few connections", "", "base/postgres/postgresql.conf", "max_connections = 740", "max_connections = 200", "ConfigMap/postgres- … StatefulSet/postgres takes 200 connections, and the services may open … set max_connections to"},
+
+	{"too few connections of a role", "", "base/postgres/roles.sql", ":'orders' CONNECTION LIMIT 180", ":'orders' CONNECTION LIMIT 90", "ConfigMap/postgres-roles- … the role orders may have 90 connections, and the service may open 99 during an update; set its CONNECTION LIMIT to 99"},
 
 	// Who may reach whom.
 	{"nothing is denied", "", "base/network.yaml", "  podSelector: {}\n", "  podSelector: {matchLabels: {app.kubernetes.io/name: nobody}}\n", "StatefulSet/postgres: nothing limits the egress of its pods; have a NetworkPolicy"},

@@ -64,6 +64,7 @@ var kinds = map[string]func() any{
 	"rbac.authorization.k8s.io/v1 ClusterRoleBinding": func() any { return new(rbacv1.ClusterRoleBinding) },
 	"gateway.networking.k8s.io/v1 HTTPRoute":          func() any { return new(httpRoute) },
 	"apiregistration.k8s.io/v1 APIService":            func() any { return new(apiService) },
+	"monitoring.coreos.com/v1 ServiceMonitor":         func() any { return new(serviceMonitor) },
 }
 
 // kustomization is what is read of a kustomization.yaml here.
@@ -130,7 +131,7 @@ func (l *objects) add(r *resource.Resource) error {
 		return err
 	}
 	switch o.value.(type) {
-	case *httpRoute, *apiService: // types of our own, without all of the fields
+	case *httpRoute, *apiService, *serviceMonitor: // types of our own, without all of the fields
 		return nil
 	}
 	strict := json.NewDecoder(bytes.NewReader(text))

@@ -21,6 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	podsecurity "k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
+
+	"github.com/turnstile-go/turnstile/framework/cmd/turnstile/internal/workspace"
 )
 
 // The label that says what a pod is part of the application as.
@@ -313,26 +315,34 @@ func (c *checker) checkListening(w *workload) {
 	if err != nil {
 		return // reported
 	}
+	c.checkProbes(w, container, s.Name, s.Probes, admin, "ADMIN_ADDR is "+w.value("ADMIN_ADDR"))
+}
+
+// checkProbes holds the probes of a container to where its program answers them, at a port of which said says why.
+func (c *checker) checkProbes(w *workload, container *corev1.Container, program string, answers workspace.Probes, at int32, said string) {
+	name := strconv.Itoa(int(at))
+	if p, ok := w.port(intstr.FromInt32(at)); ok {
+		name = cmp.Or(p.Name, name)
+	}
 	for _, p := range []struct {
 		field, path string
 		probe       *corev1.Probe
 	}{
-		{"startupProbe", s.Probes.Startup, container.StartupProbe},
-		{"readinessProbe", s.Probes.Ready, container.ReadinessProbe},
-		{"livenessProbe", s.Probes.Live, container.LivenessProbe},
+		{"startupProbe", answers.Startup, container.StartupProbe},
+		{"readinessProbe", answers.Ready, container.ReadinessProbe},
+		{"livenessProbe", answers.Live, container.LivenessProbe},
 	} {
-		want := fmt.Sprintf("set httpGet: {path: %s, port: admin}", p.path)
+		want := fmt.Sprintf("set httpGet: {path: %s, port: %s}", p.path, name)
 		if p.probe == nil || p.probe.HTTPGet == nil {
 			c.problem(w.object, p.field, want, "container %s has no %s by HTTP", container.Name, p.field)
 			continue
 		}
 		get := p.probe.HTTPGet
 		if get.Path != p.path {
-			c.problem(w.object, get.Path, want, "%s of container %s asks %s, and %s answers on %s", p.field, container.Name, get.Path, s.Name, p.path)
+			c.problem(w.object, get.Path, want, "%s of container %s asks %s, and %s answers on %s", p.field, container.Name, get.Path, program, p.path)
 		}
-		if port, ok := w.port(get.Port); get.Port.IntVal != admin && (!ok || port.ContainerPort != admin) {
-			c.problem(w.object, "port: "+get.Port.String(), want, "%s of container %s asks port %s, and ADMIN_ADDR is %s",
-				p.field, container.Name, get.Port.String(), w.value("ADMIN_ADDR"))
+		if port, ok := w.port(get.Port); get.Port.IntVal != at && (!ok || port.ContainerPort != at) {
+			c.problem(w.object, "port: "+get.Port.String(), want, "%s of container %s asks port %s, and %s", p.field, container.Name, get.Port.String(), said)
 		}
 	}
 }
@@ -411,8 +421,68 @@ func (c *checker) checkSelectors() {
 	c.checkBudgets()
 	for o, h := range each[autoscalingv2.HorizontalPodAutoscaler](c.objects) {
 		to := h.Spec.ScaleTargetRef
-		if !slices.ContainsFunc(c.workloads, func(w *workload) bool { return w.kind == to.Kind && w.name == to.Name }) {
+		i := slices.IndexFunc(c.workloads, func(w *workload) bool { return w.kind == to.Kind && w.name == to.Name })
+		if i < 0 {
 			c.problem(o, "scaleTargetRef", "name a workload that there is", "it scales %s/%s, which there is not", to.Kind, to.Name)
+			continue
+		}
+		w := c.workloads[i]
+		if d, ok := w.object.value.(*appsv1.Deployment); ok && d.Spec.Replicas != nil {
+			c.problem(w.object, "replicas:", "leave it out", "it has replicas: %d, which would undo what %s did each time it is applied", *d.Spec.Replicas, o)
+		}
+		for _, metric := range h.Spec.Metrics {
+			if metric.External != nil {
+				c.checkMetric(o, w, metric.External.Metric)
+			}
+		}
+	}
+	for o, m := range each[serviceMonitor](c.objects) {
+		found := 0
+		for service, s := range each[corev1.Service](c.objects) {
+			if !selector(&m.Spec.Selector).Matches(labels.Set(s.Labels)) {
+				continue
+			}
+			found++
+			for _, e := range m.Spec.Endpoints {
+				if e.Port != "" && !slices.ContainsFunc(s.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == e.Port }) {
+					c.problem(o, "port: "+e.Port, "name a port of the Service", "it asks port %s of the Service %s, which has none such", e.Port, service.name)
+				}
+			}
+		}
+		if found == 0 {
+			c.problem(o, "selector", "select the labels of Services that there are", "it selects no Services")
+		}
+	}
+}
+
+// serviceMonitor is a ServiceMonitor of the Prometheus operator, as far as it is needed here.
+type serviceMonitor struct {
+	Spec struct {
+		Selector  metav1.LabelSelector `json:"selector"`
+		Endpoints []struct {
+			Port string `json:"port"`
+		} `json:"endpoints"`
+	} `json:"spec"`
+}
+
+// checkMetric has an autoscaler ask for a metric that is served, of what it scales. Where somebody else serves external
+// metrics, nothing is known of them.
+func (c *checker) checkMetric(scaler *object, of *workload, metric autoscalingv2.MetricIdentifier) {
+	for _, w := range c.workloads {
+		if w.command == nil || w.command.Metric == nil {
+			continue
+		}
+		name, err := w.command.Metric(metric.Name, metav1.FormatLabelSelector(metric.Selector))
+		if err != nil {
+			c.problem(scaler, metric.Name, "correct the metric", "%s serves no such metric: %v", w.name, err)
+			continue
+		}
+		_, service := named[corev1.Service](c.objects, name)
+		switch {
+		case service == nil || !selected(service.Spec.Selector, of):
+			c.problem(scaler, "selector", "name the Service of what it scales", "it asks how far the Service %s is behind, and scales %s", name, of)
+		case of.service != nil && len(of.service.Listens) == 0:
+			c.problem(scaler, metric.Name, "leave the metric out", "%s listens to no events, and is never behind", of.service.Name)
 		}
 	}
 }
@@ -464,10 +534,22 @@ func selector(s *metav1.LabelSelector) labels.Selector {
 	return parsed
 }
 
-var maxConnections = regexp.MustCompile(`(?m)^\s*max_connections\s*=\s*'?(\d+)|max_connections=(\d+)`)
+var (
+	maxConnections = regexp.MustCompile(`(?m)^\s*max_connections\s*=\s*'?(\d+)|max_connections=(\d+)`)
+	roles          = regexp.MustCompile(`(?m)^CREATE ROLE (\S+) .*CONNECTION LIMIT (\d+)`)
+)
 
-// checkConnections has a database server take the connections that all replicas may open, with one more of each for
-// notifications, while one of each is being replaced.
+// connections is how many a service may open to its database: all replicas, with one more of each for notifications, while
+// one is being replaced. It is 0 if that is not known.
+func (w *workload) connections() int {
+	each, err := strconv.Atoi(w.value("DATABASE_MAX_CONNS"))
+	if err != nil {
+		return 0
+	}
+	return int(w.replicas+1) * (each + 1)
+}
+
+// checkConnections has a database server, and the role of each service there, take the connections that these may open.
 func (c *checker) checkConnections() {
 	var server *workload
 	for _, w := range c.workloads {
@@ -497,6 +579,17 @@ func (c *checker) checkConnections() {
 				allowed, at = n, o
 			}
 		}
+		for _, match := range roles.FindAllStringSubmatch(text, -1) {
+			w := c.workloadOf(match[1])
+			limit, err := strconv.Atoi(match[2])
+			if w == nil || err != nil {
+				continue
+			}
+			if most := w.connections(); limit < most {
+				c.problem(o, "", fmt.Sprintf("set its CONNECTION LIMIT to %d or more, or DATABASE_MAX_CONNS to less", most),
+					"the role %s may have %d connections, and the service may open %d during an update", match[1], limit, most)
+			}
+		}
 	}
 	sum := 0
 	var parts []string
@@ -504,9 +597,9 @@ func (c *checker) checkConnections() {
 		if w.service == nil {
 			continue
 		}
-		if each, err := strconv.Atoi(w.value("DATABASE_MAX_CONNS")); err == nil {
-			sum += int(w.replicas+1) * (each + 1)
-			parts = append(parts, fmt.Sprintf("%s %d×%d", w.service.Name, w.replicas+1, each+1))
+		if most := w.connections(); most > 0 {
+			sum += most
+			parts = append(parts, fmt.Sprintf("%s %d×%d", w.service.Name, w.replicas+1, most/int(w.replicas+1)))
 		}
 	}
 	if sum > allowed {
