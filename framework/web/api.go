@@ -50,7 +50,7 @@ func (a *api) admit(ctx huma.Context, next func(huma.Context)) {
 			return
 		}
 	}
-	if p := checkAddress(ctx.URL()); p != nil {
+	if p := checkAddress(ctx.URL(), op); p != nil {
 		WriteProblem(c.Response(), c.Request(), p)
 		return
 	}

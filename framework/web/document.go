@@ -144,13 +144,18 @@ func (a *api) problemsOf(op *huma.Operation) []*Problem {
 	if creates(op) {
 		problems = append(problems, underWay(), otherRequest())
 	}
-	for _, p := range op.Parameters {
-		if p.In == "query" {
-			field := Field{Name: p.Name, Message: invalidQuery}
-			if p.Name == "cursor" {
-				field.Message = p.Name + ": " + badCursor
+	params := queryOf(op)
+	if len(params) > 0 {
+		problems = append(problems, Invalid(Field{Message: malformedQuery}))
+	}
+	for _, p := range params {
+		if p.Name == "cursor" {
+			problems = append(problems, Invalid(Field{Name: p.Name, Message: p.Name + ": " + badCursor}))
+		}
+		for _, values := range [][]string{{"\x00"}, {"", ""}, {""}} {
+			if f := checkParam(p, values); f.Message != "" {
+				problems = append(problems, Invalid(f))
 			}
-			problems = append(problems, Invalid(field))
 		}
 	}
 	return problems

@@ -115,6 +115,10 @@ func TestErrorsAreDocumentedAsAnswered(t *testing.T) {
 		"other origin": {"PUT", "/api/caps/7", "/api/caps/{id}", "{}", foreign, 403},
 		"no session":   {"GET", "/api/caps/mine", "/api/caps/mine", "", nil, 401},
 		"bad cursor":   {"GET", "/api/caps?cursor=x", "/api/caps", "", nil, 422},
+		"bad query":    {"GET", "/api/caps?limit=%zz", "/api/caps", "", nil, 422},
+		"no text":      {"GET", "/api/caps?cursor=%ff", "/api/caps", "", nil, 422},
+		"twice":        {"GET", "/api/caps?limit=1&limit=2", "/api/caps", "", nil, 422},
+		"empty":        {"GET", "/api/caps?limit=", "/api/caps", "", nil, 422},
 	} {
 		r := httptest.NewRequest(test.method, test.target, strings.NewReader(test.body))
 		r.Header.Set("Content-Type", "application/json")

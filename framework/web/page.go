@@ -25,7 +25,7 @@ type Page struct {
 // together with whatever else is wrong with the request. Huma calls it.
 func (p *Page) Resolve(ctx huma.Context) []error {
 	p.url = ctx.URL()
-	if p.Cursor != "" && p.position() == nil {
+	if p.url.Query().Has("cursor") && p.position() == nil {
 		return []error{&huma.ErrorDetail{Location: "query.cursor", Message: badCursor}}
 	}
 	return nil

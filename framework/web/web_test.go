@@ -507,6 +507,8 @@ func TestBadPages(t *testing.T) {
 		"limit=0": "limit", "limit=201": "limit", "limit=-1": "limit", "limit=ten": "limit", "limit=1.5": "limit",
 		"limit=99999999999999999999": "limit", "cursor=!": "cursor", "cursor=eHg": "cursor", "cursor=e30": "cursor", "cursor=bnVsbA": "cursor",
 		"q=%ff": "q", "q=%00": "q",
+		"limit=": "limit", "limit=5&limit=5": "limit", "limit=5&limit=abc": "limit", "cursor=": "cursor", "cursor=MTU&cursor=MTU": "cursor",
+		"q=1&q=2": "q", "limit=%zz": "", "limit=5;": "", "cursor=%zz": "", "q=%": "",
 	} {
 		a := h.do(t, httptest.NewRequest(http.MethodGet, "/api/hats?"+query, nil))
 		if a.StatusCode != 422 || len(a.problem.Errors) != 1 || a.problem.Errors[0].Name != field {
@@ -517,8 +519,14 @@ func TestBadPages(t *testing.T) {
 	if both.StatusCode != 422 || len(both.problem.Errors) != 2 || both.problem.Errors[0].Name != "limit" || both.problem.Errors[1].Name != "cursor" {
 		t.Errorf("both wrong: got %d %s", both.StatusCode, both.body)
 	}
-	if a := h.do(t, httptest.NewRequest(http.MethodGet, "/api/hats?limit=200", nil)); a.StatusCode != 200 {
-		t.Errorf("limit=200: %d", a.StatusCode)
+	all := h.do(t, httptest.NewRequest(http.MethodGet, "/api/hats?limit=&cursor=MTU&q=1&q=2", nil))
+	if all.StatusCode != 422 || len(all.problem.Errors) != 2 || all.problem.Errors[0].Name != "limit" || all.problem.Errors[1].Name != "q" {
+		t.Errorf("two of three wrong: got %d %s", all.StatusCode, all.body)
+	}
+	for _, query := range []string{"limit=200", "q=", "&", "q=1&", "other=%00", "other=1&other=2"} {
+		if a := h.do(t, httptest.NewRequest(http.MethodGet, "/api/hats?"+query, nil)); a.StatusCode != 200 {
+			t.Errorf("%s: got %d %s", query, a.StatusCode, a.body)
+		}
 	}
 }
 

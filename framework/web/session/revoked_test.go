@@ -6,9 +6,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/database/databasetest"
@@ -242,6 +245,29 @@ func TestPresented(t *testing.T) {
 		}
 		if !slices.Equal(got, test.want) {
 			t.Errorf("%s: got %v, want %v", name, got, test.want)
+		}
+	}
+}
+
+// However many sessions are revoked, the ledgers count a bounded number of keys a day, about as many sessions in each.
+func TestKeysOfRevocations(t *testing.T) {
+	const sessions, most = 10_000, 256
+	ends := time.Date(2026, 5, 6, 0, 0, 0, 0, time.FixedZone("", 3600)) // the 5th, in UTC
+	keys := map[string]int{}
+	for i := range sessions {
+		r := session.Revoked{ID: uuid.Must(uuid.NewV7()).String(), ExpiresAt: ends.Add(time.Duration(i) * time.Millisecond)}
+		key := r.Meta().Key
+		if r.ExpiresAt = r.ExpiresAt.UTC(); r.Meta().Key != key {
+			t.Fatalf("the key is %s, and as it is sent %s", key, r.Meta().Key)
+		}
+		keys[key]++
+	}
+	if n := len(keys); n > most || n < most*9/10 {
+		t.Errorf("%d sessions have %d keys", sessions, n)
+	}
+	for key, n := range keys {
+		if !strings.HasPrefix(key, "2026-05-05-") || n > 3*sessions/most {
+			t.Errorf("%d sessions have the key %s", n, key)
 		}
 	}
 }
