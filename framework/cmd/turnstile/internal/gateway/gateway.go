@@ -86,6 +86,7 @@ func New(hold time.Duration) *Gateway {
 			r.Out.URL.Scheme = "http"
 			r.Out.URL.Host = parcelOf(r.In).service // the transport puts the address there
 			r.Out.Host = r.In.Host                  // origin checks compare with what the browser sees
+			r.Out.URL.RawQuery = r.In.URL.RawQuery  // also where it is malformed: that is for the service to say
 			r.SetXForwarded()
 		},
 		ModifyResponse: func(r *http.Response) error {

@@ -93,6 +93,7 @@ func TestRoutes(t *testing.T) {
 		"/api/orders/":             "orders",
 		"/api/orders/1?a=b%20c":    "orders",
 		"/api/orders/a%2Fb":        "orders",
+		"/api/orders?a=%zz&b=1;&c": "orders",
 		"/api/orders/archive/1":    "archive",
 		"/api/orders/archives":     "orders",
 		"/api/ordersandmore":       "",
