@@ -5,7 +5,7 @@
 //
 // They need a cluster and leave nothing in it:
 //
-//	KUBECONFIG      the cluster; without it, the tests are skipped
+//	KUBECONFIG      the cluster; without it, the tests are skipped: go test says so in this folder, or with -v
 //	KO_DOCKER_REPO  where images are pushed to, and pulled from by the nodes
 //	KO_DEFAULTBASEIMAGE
 //	                what programs are put on, if not ko's own choice

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -32,6 +33,9 @@ const patience = journey.Patience
 // services are the programs of the application.
 var services = []string{"auth", "orders", "payments", "tickets"}
 
+// needed are the variables without which nothing can be deployed.
+var needed = []string{"KUBECONFIG", "KO_DOCKER_REPO"}
+
 // undo removes what tests leave for each other, at the end.
 var undo struct {
 	sync.Mutex
@@ -40,6 +44,12 @@ var undo struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	for _, name := range needed {
+		if os.Getenv(name) == "" {
+			fmt.Fprintf(os.Stderr, "e2e/kube: tests in a cluster are skipped, for %s is not set; they need %s\n", name, strings.Join(needed, " and "))
+			break
+		}
+	}
 	done := make(chan int, 1)
 	go func() { done <- m.Run() }()
 	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -54,6 +64,16 @@ func TestMain(m *testing.M) {
 		undo.steps[i]()
 	}
 	os.Exit(code)
+}
+
+// Tests that are skipped look like tests that pass, unless somebody says so.
+func TestSaysWhatIsSkipped(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), "KUBECONFIG=/none", "KO_DOCKER_REPO=")
+	out, err := cmd.CombinedOutput()
+	if want := "skipped, for KO_DOCKER_REPO is not set; they need KUBECONFIG and KO_DOCKER_REPO"; err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("said %s, %v; want %s", out, err, want)
+	}
 }
 
 func atEnd(f func()) {
