@@ -133,16 +133,18 @@ func checkBody(data []byte, t reflect.Type) *Problem {
 	}
 
 	fields := validate(v)
-	for _, name := range memberNames(t) {
+	names := memberNames(t)
+	for _, name := range names {
 		reported := slices.ContainsFunc(fields, func(f Field) bool { return f.Name == name })
 		if what, ok := wrong[name]; ok && !reported {
 			fields = append(fields, Field{Name: name, Message: name + " " + what})
 		}
 	}
-	if len(fields) > 0 {
-		return Invalid(fields...)
+	if len(fields) == 0 {
+		return nil
 	}
-	return nil
+	slices.SortStableFunc(fields, func(a, b Field) int { return slices.Index(names, a.Name) - slices.Index(names, b.Name) })
+	return Invalid(fields...)
 }
 
 // fine reports whether nothing is wrong with data, as with most: to say what is wrong takes much longer.

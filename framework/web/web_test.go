@@ -244,6 +244,8 @@ func TestBodyRules(t *testing.T) {
 		{"fraction", `{"title":"x","size":1.5}`, 422, []web.Field{size}},
 		{"another letter case is another member", `{"Title":"x","size":1}`, 422, []web.Field{title}},
 		{"U+0000", `{"title":"a\u0000b","size":1}`, 422, []web.Field{{Name: "title", Message: "title must not contain the character U+0000"}}},
+		{"U+0000 goes before what comes later", `{"title":"a\u0000b","size":0,"note":5}`, 422, []web.Field{
+			{Name: "title", Message: "title must not contain the character U+0000"}, size, {Name: "note", Message: "note must be a string"}}},
 		{"the text \\u0000", `{"title":"a\\u0000b","size":1}`, 201, nil},
 		{"out of range but unknown", `{"title":"x","size":1,"other":1e400}`, 201, nil},
 		{"just right", ` {"title":"ü","size":1} `, 201, nil},
