@@ -134,6 +134,7 @@ func TestDescribeNeedsNoEnvironment(t *testing.T) {
 		"probes":    map[string]any{"address": ":9090", "live": "/livez", "ready": "/readyz", "startup": "/startupz", "metrics": "/metrics"},
 		"publishes": []any{map[string]any{"type": "order.created"}, map[string]any{"type": "order.expired"}},
 		"schemas":   map[string]any{"order.created": "…", "order.expired": 1.0},
+		"stop":      map[string]any{"after_drain": "5.5s"},
 		"workers":   4.0,
 	}
 	if !reflect.DeepEqual(d, want) {

@@ -67,6 +67,7 @@ func (p *program) description(s *Service) ([]byte, error) {
 		"probes": map[string]string{
 			"address": p.process.AdminAddr, "live": "/livez", "ready": "/readyz", "startup": "/startupz", "metrics": "/metrics",
 		},
+		"stop": map[string]string{"after_drain": (lastGrace + flushTimeout).String()},
 	}
 	from := make(map[string]string, len(d))
 	for key := range d {

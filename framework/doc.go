@@ -110,8 +110,8 @@
 // left all EndpointSlices, or KUBE_DRAIN_LIMIT is over), and then until no request has come for DRAIN_DELAY, the time that
 // load balancers take to notice, and for DRAIN_DELAY_MAX at most. Then the parts are stopped, the last one first: HTTP
 // finishes its requests, listeners finish their handlers, the outbox is flushed, the database is closed.
-// DRAIN_TIMEOUT bounds that last part; in Kubernetes KUBE_DRAIN_LIMIT, DRAIN_DELAY_MAX and DRAIN_TIMEOUT together must be
-// below terminationGracePeriodSeconds. A second
+// DRAIN_TIMEOUT bounds that last part; in Kubernetes KUBE_DRAIN_LIMIT, DRAIN_DELAY_MAX and DRAIN_TIMEOUT together, and 5.5 s
+// for the last telemetry, must be below terminationGracePeriodSeconds. A second
 // signal ends the process at once. A part that fails stops the others in the same way, without the delay, and the
 // exit code is 1.
 //

@@ -217,8 +217,8 @@ var changes = []change{
 	{"a path is missing in the gateway", "dev", "overlays/dev/gateway.yaml", "            - --route=/api/payments=payments:8080\n", "", "Deployment/gateway: no path leads to … of payments; add"},
 
 	// Stopping and updates.
-	{"too little time to stop", "", everyDeployment, "terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 30",
-		orders + "its pods are killed 30s after they are told to stop, and may take … KUBE_DRAIN_LIMIT 10s … set terminationGracePeriodSeconds to more than"},
+	{"too little time to stop", "", everyDeployment, "terminationGracePeriodSeconds: 65", "terminationGracePeriodSeconds: 60",
+		orders + "its pods are killed 1m0s after they are told to stop, and may take 1m0.5s … KUBE_DRAIN_LIMIT 10s … then 5.5s … set terminationGracePeriodSeconds to 61 or more"},
 	{"updates take pods away", "", everyDeployment, "maxUnavailable: 0", "maxUnavailable: 1", orders + "an update takes pods away before there are new ones; set strategy.rollingUpdate.maxUnavailable: 0"},
 	{"too few connections", "", "base/postgres/postgresql.conf", "max_connections = 740", "max_connections = 200", "ConfigMap/postgres- … StatefulSet/postgres takes 200 connections, and the services may open … set max_connections to"},
 

@@ -379,14 +379,18 @@ func (c *checker) checkDrain(w *workload) {
 	}
 	var sum time.Duration
 	var parts []string
-	for _, name := range drainVariables {
-		if d, err := time.ParseDuration(w.value(name)); err == nil { // what does not parse is reported with the environment
+	takes := func(what, text string) {
+		if d, err := time.ParseDuration(text); err == nil { // what does not parse is reported with the environment
 			sum += d
-			parts = append(parts, name+" "+d.String())
+			parts = append(parts, what+" "+d.String())
 		}
 	}
+	for _, name := range drainVariables {
+		takes(name, w.value(name))
+	}
+	takes("then", w.service.Stop.AfterDrain)
 	if sum >= grace {
-		c.problem(w.object, "terminationGracePeriodSeconds", fmt.Sprintf("set terminationGracePeriodSeconds to more than %d", int(sum.Seconds())),
+		c.problem(w.object, "terminationGracePeriodSeconds", fmt.Sprintf("set terminationGracePeriodSeconds to %d or more", int(sum.Seconds())+1),
 			"its pods are killed %s after they are told to stop, and may take %s (%s)", grace, sum, strings.Join(parts, ", "))
 	}
 	if d, ok := w.object.value.(*appsv1.Deployment); ok {

@@ -17,6 +17,7 @@ type Description struct {
 	Name          string      `json:"name"`
 	Configuration []Variable  `json:"configuration"`
 	Probes        Probes      `json:"probes"`
+	Stop          Stop        `json:"stop"`
 	Operations    []Operation `json:"operations"`
 	Publishes     []Published `json:"publishes"`
 	Listens       []Listened  `json:"listens"`
@@ -43,6 +44,11 @@ type Probes struct {
 	Live    string `json:"live"`
 	Ready   string `json:"ready"`
 	Startup string `json:"startup"`
+}
+
+// Stop is how a service stops.
+type Stop struct {
+	AfterDrain string `json:"after_drain"` // the longest that it takes when DRAIN_TIMEOUT has passed
 }
 
 // Operation is one HTTP operation of a service.
