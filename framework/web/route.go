@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/labstack/echo/v4"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
@@ -35,24 +36,58 @@ func (s *Server) normalize(next http.Handler) http.Handler {
 
 // route names the request's trace, metrics and log line after the route that was found, and answers for methods that an
 // address does not have.
-func route(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		ctx := c.Request().Context()
-		if path := c.Path(); path != "" {
-			trace.SpanFromContext(ctx).SetName(c.Request().Method + " " + path)
-			attr := attribute.String("http.route", path)
-			trace.SpanFromContext(ctx).SetAttributes(attr)
-			if labeler, ok := otelhttp.LabelerFromContext(ctx); ok {
-				labeler.Add(attr)
+func route(e *echo.Echo) echo.MiddlewareFunc {
+	fixed := sync.OnceValue(func() map[string]string { return fixedPaths(e.Routes()) }) // when every operation has been registered
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			allow, other := c.Get(echo.ContextKeyHeaderAllow).(string)
+			if strings.Contains(c.Path(), ":") {
+				// The router takes /hats/docs for /hats/:id if only that has the method. Nobody means it so.
+				path := echo.GetPath(c.Request())
+				if of, ok := fixed()[path]; ok {
+					c.SetPath(path)
+					allow, other = of, true
+				}
 			}
-			if x := exchangeOf(ctx); x != nil {
-				x.route = path
+			nameAfter(c.Path(), c.Request())
+			if other {
+				return otherMethod(c, allow)
 			}
+			return next(c)
 		}
-		if allow, known := c.Get(echo.ContextKeyHeaderAllow).(string); known {
-			return otherMethod(c, allow)
+	}
+}
+
+// fixedPaths returns the paths without parameters, and which methods each allows.
+func fixedPaths(routes []*echo.Route) map[string]string {
+	methods := map[string][]string{}
+	for _, r := range routes {
+		if !strings.Contains(r.Path, ":") {
+			methods[r.Path] = append(methods[r.Path], r.Method)
 		}
-		return next(c)
+	}
+	allow := map[string]string{}
+	for path, of := range methods {
+		slices.Sort(of)
+		allow[path] = strings.Join(append([]string{http.MethodOptions}, of...), ", ") // as the router says it
+	}
+	return allow
+}
+
+// nameAfter names what is told of a request after its route, which is empty if there is none.
+func nameAfter(path string, r *http.Request) {
+	if path == "" {
+		return
+	}
+	ctx := r.Context()
+	attr := attribute.String("http.route", path)
+	trace.SpanFromContext(ctx).SetName(r.Method + " " + path)
+	trace.SpanFromContext(ctx).SetAttributes(attr)
+	if labeler, ok := otelhttp.LabelerFromContext(ctx); ok {
+		labeler.Add(attr)
+	}
+	if x := exchangeOf(ctx); x != nil {
+		x.route = path
 	}
 }
 

@@ -68,7 +68,7 @@ func NewServer(name string, cfg Config, log *slog.Logger, tracer trace.TracerPro
 	s.limits = newLimits(s.cfg, meter)
 	e := echo.New()
 	e.HTTPErrorHandler = s.routeError
-	e.Use(route)
+	e.Use(route(e))
 	s.api = newAPI(s, e)
 	s.document = sync.OnceValues(s.api.document)
 	s.serveDocument(e)

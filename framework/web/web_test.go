@@ -348,6 +348,10 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/api/hats/1", 405, "OPTIONS, PUT"},
 		{"HEAD", "/api/hats/1", 405, "OPTIONS, PUT"},
 		{"POST", "/api/hats/docs", 405, "OPTIONS, GET, HEAD"},
+		{"PUT", "/api/hats/docs", 405, "OPTIONS, GET, HEAD"}, // and not a hat that is called so
+		{"PUT", "/api/hats/openapi.json/", 405, "OPTIONS, GET, HEAD"},
+		{"PUT", "/api/hats/docs.html", 401, ""},
+		{"OPTIONS", "/api/hats/docs", 204, "OPTIONS, GET, HEAD"},
 		{"OPTIONS", "/api/hats", 204, "OPTIONS, GET, HEAD, POST"},
 		{"OPTIONS", "/api/hats/1", 204, "OPTIONS, PUT"},
 		{"OPTIONS", "/api/hat", 404, ""},
