@@ -163,6 +163,9 @@ func (c *openAPICheck) operation(where string, op *v3.Operation) {
 	if len(op.Security) > 0 && !slices.ContainsFunc(op.Security, func(r *base.SecurityRequirement) bool { return r.Requirements.Len() == 0 }) {
 		wanted = append(wanted, http.StatusUnauthorized)
 	}
+	if slices.ContainsFunc(op.Parameters, func(p *v3.Parameter) bool { return p.In == "query" }) {
+		wanted = append(wanted, http.StatusUnprocessableEntity)
+	}
 	for _, status := range wanted {
 		c.want(where, "answer "+strconv.Itoa(status), op.Responses.Codes.GetOrZero(strconv.Itoa(status)) != nil)
 	}

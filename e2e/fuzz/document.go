@@ -1,7 +1,6 @@
 package fuzz
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -179,14 +178,12 @@ func (s schema) choices() (choices []schema) {
 	return choices
 }
 
-// answer returns what may be said with a status, and whether it is documented.
+// answer returns what may be said with a status, and whether it is documented. The answer for any other error does not count:
+// it is for what comes from below the operation, such as 405, and every error of its own is to be listed.
 func (o *operation) answer(status int) (content, bool) {
 	c, ok := o.answers[fmt.Sprint(status)]
 	if !ok {
-		c, ok = o.answers[cmp.Or(fmt.Sprint(status/100)+"XX", "")]
-	}
-	if !ok {
-		c, ok = o.answers["default"]
+		c, ok = o.answers[fmt.Sprint(status/100)+"XX"]
 	}
 	return c, ok
 }

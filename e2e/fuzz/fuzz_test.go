@@ -16,7 +16,8 @@ const things = `{"openapi": "3.1.0", "paths": {"/api/things/{id}": {"put": {
 	"responses": {
 		"200": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}},
 		"422": {"content": {"application/problem+json": {"schema": {"type": "object"}}}},
-		"503": {"content": {"application/problem+json": {"schema": {"type": "object"}}}}
+		"503": {"content": {"application/problem+json": {"schema": {"type": "object"}}}},
+		"default": {"content": {"application/problem+json": {"schema": {"type": "object"}}}}
 	},
 	"security": [{"bearer": []}]
 }}}, "components": {"schemas": {"Thing": {"type": "object", "required": ["id", "list"], "properties": {
@@ -57,9 +58,11 @@ func TestJudge(t *testing.T) {
 			"the member /hash"},
 		"one deeper": {200, "application/json", `{"id": "a", "list": [{"m": 1}]}`, false, false,
 			"the member /list/0/m"},
-		"no JSON":                  {200, "application/json", `{`, false, false, "not JSON"},
-		"another media type":       {200, "text/html", good, false, false, "is not documented for 200"},
-		"another status":           {201, "application/json", good, false, false, "201 is not documented"},
+		"no JSON":            {200, "application/json", `{`, false, false, "not JSON"},
+		"another media type": {200, "text/html", good, false, false, "is not documented for 200"},
+		"another status":     {201, "application/json", good, false, false, "201 is not documented"},
+		"an error that is not listed": {409, "application/problem+json",
+			strings.ReplaceAll(refused(`, "errors": [{"message": "No"}]`), "422", "409"), true, false, "409 is not documented"},
 		"no problem":               {422, "application/json", `{}`, true, false, "and it is an error"},
 		"a problem without errors": {422, "application/problem+json", refused(""), true, false, "no errors"},
 		"an error inside":          {500, "application/problem+json", refused(""), true, false, "the status is 500"},
