@@ -146,6 +146,8 @@ func collections() (rules []rule) {
 			}},
 			rule{of.name + ": a limit out of range is 422", bad("limit=0 limit=201 limit=-1 limit=99999999999999999999")},
 			rule{of.name + ": a limit that is no number is 422", bad("limit=abc limit=1.5 limit=1e1 limit=0x10 limit=%20 limit=10%20")},
+			rule{of.name + ": a query of which something would have to be dropped is 422",
+				bad("limit=%zz cursor=%zz limit= cursor= limit=1&limit=2 limit=1&limit=abc")},
 			rule{of.name + ": an invalid cursor is 422",
 				bad("cursor=x cursor=null cursor=MQ cursor=bnVsbA cursor=%7B%7D cursor=" + unknown +
 					" cursor=" + strings.Repeat("A", 200))},
