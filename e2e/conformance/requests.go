@@ -326,6 +326,11 @@ func bodies() (rules []rule) {
 				}
 			}
 		}},
+		rule{"what is wrong with a text itself is named in its place", func(c *check) {
+			for _, title := range []string{`"A\u0000"`, "1", "null"} {
+				c.blames(c.noTicket(`{"price": 0, "title": `+title+`}`), "title", "price")
+			}
+		}},
 		rule{"a member of another type is 422", func(c *check) {
 			for _, body := range []string{`{"title": 1, "price": 1}`, `{"title": null, "price": 1}`, `{"title": ["A"], "price": 1}`,
 				`{"title": {}, "price": 1}`, `{"title": true, "price": 1}`} {
