@@ -260,6 +260,35 @@ func auth() []rule {
 	}
 }
 
+func limits() []rule {
+	return []rule{
+		{"too many tries of one client to sign in or up are 429 with Retry-After, whatever the address", func(c *check) {
+			// Most are with one address, whose own limit refuses them at no cost. They count for the client all the same.
+			one := credentials()
+			for range 60 {
+				answers := c.all(func(i int) (answer, error) {
+					switch i {
+					case 0:
+						return c.try(c.nobody, http.MethodPost, signIn, credentials())
+					case 1:
+						return c.try(c.person(), http.MethodPost, signUp, credentials())
+					}
+					return c.try(c.nobody, http.MethodPost, signIn, one)
+				})
+				if statuses(answers[:2])[http.StatusTooManyRequests] == 2 {
+					for _, a := range answers[:2] {
+						c.problem(a)
+						c.retryAfter(a)
+					}
+					c.whose(c.nobody) // what else the client asks is not held up
+					return
+				}
+			}
+			c.Errorf("%d tries in a row were not too many", 60*crowd)
+		}},
+	}
+}
+
 // part decodes one of the three parts of a token.
 func part(token string, i int) (out object) {
 	parts := strings.Split(token, ".")

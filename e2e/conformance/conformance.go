@@ -53,10 +53,21 @@ func Run(t *testing.T, site journey.Site) {
 		{"crowds", crowds()},
 		{"expiration", expiration(neglected)},
 	} {
-		t.Run(area.name, func(t *testing.T) {
-			for _, r := range area.rules {
-				t.Run(r.name, func(t *testing.T) { r.check(&check{t, s}) })
-			}
-		})
+		s.run(t, area.name, area.rules)
 	}
+}
+
+// RunLimits checks the limit on how often one client may try to sign in or up, with some thousands of tries at most. For a
+// minute after it nobody can where it came from: it goes last.
+func RunLimits(t *testing.T, site journey.Site) {
+	s := &suite{site: site, nobody: &member{Person: site.Person(t)}}
+	s.run(t, "limits", limits())
+}
+
+func (s *suite) run(t *testing.T, area string, rules []rule) {
+	t.Run(area, func(t *testing.T) {
+		for _, r := range rules {
+			t.Run(r.name, func(t *testing.T) { r.check(&check{t, s}) })
+		}
+	})
 }
