@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -168,51 +169,69 @@ func limit(n int) string {
 }
 
 func (l *local) events(ctx context.Context, f Filter) ([]Event, error) {
-	events := []Event{}
-	body := "''"
-	if f.Body {
-		body = "body"
+	// What is scheduled is read first: an event that becomes due meanwhile is in both, and not in neither.
+	due, err := l.scheduled(ctx, f)
+	if err != nil {
+		return nil, err
 	}
+	all, has := []Event{}, map[string]bool{} // an empty list is [] in JSON
 	if f.State != scheduled {
-		var w where
-		w.is("event_id = $", f.ID)
-		w.is("stream = $", f.Stream)
-		w.is("key = $", f.Key)
-		w.is("seq = $", f.Sequence)
-		w.is("type = $", f.Type)
-		w.is("at >= $", f.Since)
-		switch f.State {
-		case sent:
-			w.conditions = append(w.conditions, "sent_at IS NOT NULL")
-		case unsent:
-			w.conditions = append(w.conditions, "sent_at IS NULL")
+		numbered, err := l.outbox(ctx, f)
+		if err != nil {
+			return nil, err
 		}
-		found, err := database.QueryAll(ctx, l.db, l.scanEvent, `
-SELECT stream, key, seq, event_id, type, at, sent_at, `+body+` FROM (
+		all = append(all, numbered...)
+	}
+	for _, e := range all {
+		has[e.ID] = true
+	}
+	return append(all, slices.DeleteFunc(due, func(e Event) bool { return has[e.ID] })...), nil
+}
+
+// bodyOf is the column of an event's message, if it is asked for.
+func bodyOf(f Filter) string {
+	if f.Body {
+		return "body"
+	}
+	return "''"
+}
+
+// outbox reads the events that have a number.
+func (l *local) outbox(ctx context.Context, f Filter) ([]Event, error) {
+	var w where
+	w.is("event_id = $", f.ID)
+	w.is("stream = $", f.Stream)
+	w.is("key = $", f.Key)
+	w.is("seq = $", f.Sequence)
+	w.is("type = $", f.Type)
+	w.is("at >= $", f.Since)
+	switch f.State {
+	case sent:
+		w.conditions = append(w.conditions, "sent_at IS NOT NULL")
+	case unsent:
+		w.conditions = append(w.conditions, "sent_at IS NULL")
+	}
+	return database.QueryAll(ctx, l.db, l.scanEvent, `
+SELECT stream, key, seq, event_id, type, at, sent_at, `+bodyOf(f)+` FROM (
     SELECT * FROM event_outbox`+w.String()+` ORDER BY id DESC`+limit(f.Limit)+`) e
 ORDER BY id`, w.args...)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, found...)
+}
+
+// scheduled reads the events that have none yet, if f picks any.
+func (l *local) scheduled(ctx context.Context, f Filter) ([]Event, error) {
+	if f.State != "" && f.State != scheduled || f.Sequence != 0 {
+		return nil, nil
 	}
-	if (f.State == "" || f.State == scheduled) && f.Sequence == 0 {
-		var w where
-		w.is("event_id = $", f.ID)
-		w.is("stream = $", f.Stream)
-		w.is("key = $", f.Key)
-		w.is("type = $", f.Type)
-		found, err := database.QueryAll(ctx, l.db, func(row database.Row) (Event, error) {
-			e := Event{Service: l.service, State: scheduled}
-			err := row.Scan(&e.Stream, &e.Key, &e.ID, &e.Type, micros{&e.Due}, &e.Body)
-			return e, err
-		}, `SELECT stream, key, event_id, type, due_at, `+body+` FROM event_scheduled`+w.String()+` ORDER BY due_at, id`+limit(f.Limit), w.args...)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, found...)
-	}
-	return events, nil
+	var w where
+	w.is("event_id = $", f.ID)
+	w.is("stream = $", f.Stream)
+	w.is("key = $", f.Key)
+	w.is("type = $", f.Type)
+	return database.QueryAll(ctx, l.db, func(row database.Row) (Event, error) {
+		e := Event{Service: l.service, State: scheduled}
+		err := row.Scan(&e.Stream, &e.Key, &e.ID, &e.Type, micros{&e.Due}, &e.Body)
+		return e, err
+	}, `SELECT stream, key, event_id, type, due_at, `+bodyOf(f)+` FROM event_scheduled`+w.String()+` ORDER BY due_at, id`+limit(f.Limit), w.args...)
 }
 
 func (l *local) scanEvent(row database.Row) (Event, error) {

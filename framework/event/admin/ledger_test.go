@@ -9,10 +9,12 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/turnstile-go/turnstile/framework/database"
 	"github.com/turnstile-go/turnstile/framework/event/admin"
@@ -95,6 +97,51 @@ INSERT INTO event_scheduled (stream, key, event_id, type, due_at, body) VALUES (
 		}
 		if _, err := l.Events(t.Context(), admin.Filter{State: "lost"}); err == nil || !strings.Contains(err.Error(), "scheduled, unsent or sent") {
 			t.Errorf("a state that there is not: %v", err)
+		}
+	})
+}
+
+// An event that becomes due is always somewhere.
+func TestEventsThatBecomeDue(t *testing.T) {
+	onBoth(t, func(t *testing.T, open func(service, statements string) *admin.Ledger) {
+		const n = 100
+		var scheduled strings.Builder
+		for i := range n {
+			fmt.Fprintf(&scheduled, "INSERT INTO event_scheduled (stream, key, event_id, type, due_at, body) VALUES ('tickets', 't', 'e%d', 'expired', 1, '');\n", i)
+		}
+		l, db := open("tickets", scheduled.String()), databases["tickets"]
+		due := func(i int) error {
+			return db.InTx(t.Context(), func(tx *database.Tx) error {
+				_, err := tx.ExecContext(t.Context(), fmt.Sprintf(`DELETE FROM event_scheduled WHERE event_id = 'e%d'`, i))
+				if err == nil {
+					_, err = tx.ExecContext(t.Context(), fmt.Sprintf(`
+						INSERT INTO event_outbox (stream, key, seq, event_id, type, body, at) VALUES ('tickets', 't', %d, 'e%d', 'expired', '', 1)`, i+1, i))
+				}
+				return err
+			})
+		}
+		var moving errgroup.Group
+		var moved atomic.Bool
+		moving.Go(func() (err error) {
+			defer moved.Store(true)
+			for i := 0; i < n && err == nil; i++ {
+				err = due(i)
+			}
+			return err
+		})
+		for last := false; !last && !t.Failed(); {
+			last = moved.Load()
+			events, err := l.Events(t.Context(), admin.Filter{})
+			ids := map[string]bool{}
+			for _, e := range events {
+				ids[e.ID] = true
+			}
+			if len(ids) != n || len(events) != n {
+				t.Errorf("of %d events there are %d, and %d in all: %v", n, len(ids), len(events), err)
+			}
+		}
+		if err := moving.Wait(); err != nil {
+			t.Error(err)
 		}
 	})
 }
