@@ -279,7 +279,7 @@ func (w *worker) note(r *request, a *answer) {
 	}
 	var thing struct{ ID string }
 	_ = json.Unmarshal([]byte(a.text), &thing) // not every answer has one
-	last := r.target[strings.LastIndexByte(r.target, '/')+1:]
+	last := r.last()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if a.status/100 == 2 {

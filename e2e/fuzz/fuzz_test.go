@@ -34,6 +34,17 @@ func thing(t *testing.T) *operation {
 	return operations[0]
 }
 
+// TestLast: whatever a query says, it is not the id of what was deleted.
+func TestLast(t *testing.T) {
+	for target, want := range map[string]string{
+		"/api/things/7": "7", "/api/things/7?/x=/8": "7", "/api/things/mine?x": "mine", "/api/things/": "", "*": "*",
+	} {
+		if got := (&request{target: target}).last(); got != want {
+			t.Errorf("%s ends with %q, want %q", target, got, want)
+		}
+	}
+}
+
 // TestJudge has every rule broken.
 func TestJudge(t *testing.T) {
 	o := thing(t)

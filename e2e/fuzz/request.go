@@ -35,6 +35,12 @@ func (r *request) bytes() []byte {
 	return []byte(b.String())
 }
 
+// last is the end of the path, where ids are.
+func (r *request) last() string {
+	path, _, _ := strings.Cut(r.target, "?")
+	return path[strings.LastIndexByte(path, '/')+1:]
+}
+
 func (r *request) header(name, value string) { r.headers = append(r.headers, name+": "+value) }
 
 // place is where a request is wrong. Mostly that is one, so that nothing else is to blame before somebody gets there.
@@ -59,7 +65,7 @@ func (g *generator) request(o *operation) *request {
 	is := one(g, places)
 	wrong := func(p place) bool { return is == p || is == everywhere && g.chance(2) }
 	r.target = g.target(o, wrong(inTarget))
-	r.twisted = strings.HasSuffix(o.path, "}") && strings.HasSuffix(r.target, "/mine") // which is no id
+	r.twisted = strings.HasSuffix(o.path, "}") && r.last() == "mine" // which is no id
 	r.header("Host", o.addr)
 	r.header("X-Forwarded-For", fmt.Sprintf("198.51.%d.%d", g.IntN(256), g.IntN(256))) // so that no limit for one client is met
 	g.identify(r, wrong(inSession))
