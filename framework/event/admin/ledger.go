@@ -174,7 +174,7 @@ func (l *local) events(ctx context.Context, f Filter) ([]Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, has := []Event{}, map[string]bool{} // an empty list is [] in JSON
+	all := []Event{} // an empty list is [] in JSON
 	if f.State != scheduled {
 		numbered, err := l.outbox(ctx, f)
 		if err != nil {
@@ -182,6 +182,10 @@ func (l *local) events(ctx context.Context, f Filter) ([]Event, error) {
 		}
 		all = append(all, numbered...)
 	}
+	if len(due) == 0 {
+		return all, nil
+	}
+	has := map[string]bool{}
 	for _, e := range all {
 		has[e.ID] = true
 	}
