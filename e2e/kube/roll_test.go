@@ -28,6 +28,7 @@ func TestRollingUpdate(t *testing.T) {
 		}
 		a.awaitReady(t)
 		took = append(took, time.Since(begin))
+		t.Logf("round %d of %d took %v", round+1, *rounds, took[round].Round(time.Millisecond))
 		if s := tr.Stats(); s.Failed+s.Unanswered > 0 {
 			t.Errorf("round %d: %d requests have failed", round+1, s.Failed+s.Unanswered)
 			break // why is in the failures
